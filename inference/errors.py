@@ -1,0 +1,142 @@
+"""Everything that can go wrong in a way a user can mend, each with what happened and what to do.
+
+The command line prints `error:` and `hint:`; the worker sends the same words to Blender's panel. A `remedy` is a
+machine-readable name the panel may turn into a button; it is empty where only the user can act.
+"""
+
+from __future__ import annotations
+
+from .messages import WORKER_DIED
+
+
+class HeadcastError(Exception):
+    """A known failure: `message` says what happened, `hint` what to do about it."""
+
+    message = "Headcast could not make a head."
+    hint = "Try another photo."
+    remedy = ""
+
+    def __init__(self, message: str | None = None, hint: str | None = None) -> None:
+        self.message = message or type(self).message
+        self.hint = hint or type(self).hint
+        super().__init__(self.message)
+
+
+class PhotoMissing(HeadcastError):
+    message = "The photo does not exist."
+    hint = "Check the path, or choose the image again."
+
+
+class PhotoEmpty(HeadcastError):
+    message = "The photo file is empty."
+    hint = "Save or copy the photo again; the file has no content."
+
+
+class PhotoUnreadable(HeadcastError):
+    message = "The file is not an image Headcast can read."
+    hint = "Save it as JPEG, PNG, TIFF or WebP and try again."
+
+
+class PhotoTruncated(HeadcastError):
+    message = "The photo is damaged: the file ends too early."
+    hint = "Copy or download the photo again."
+
+
+class PhotoTooLarge(HeadcastError):
+    message = "The photo has too many pixels."
+    hint = "Scale it down to at most 12,000 pixels on its longer side."
+
+
+class NoFaceFound(HeadcastError):
+    message = "No face was found in the photo."
+    hint = "Use a photo where the face is well lit and both eyes are visible."
+
+
+class FaceTooSmall(HeadcastError):
+    message = "The face is too small in the photo."
+    hint = "Use a photo, or a crop of the original, where the face is at least 64 pixels wide."
+
+
+class FaceCutOff(HeadcastError):
+    message = "The face is cut off by the edge of the photo."
+    hint = "Use a photo that shows the whole face with some room around it."
+
+
+class FaceTurnedAway(HeadcastError):
+    message = "The face is turned too far away from the camera."
+    hint = "Use a photo where the face is turned less than 75 degrees."
+
+
+class WeightsMissing(HeadcastError):
+    message = "The model's weights are missing."
+    hint = "Install Headcast again, or choose another model."
+    remedy = "reinstall"
+
+
+class WeightsDamaged(HeadcastError):
+    message = "The model's weights file is damaged: its checksum does not match."
+    hint = "Install Headcast again, or copy the weights file again."
+    remedy = "reinstall"
+
+
+class NoSurface(HeadcastError):
+    message = "The model made no closed surface for this photo."
+    hint = "Try a photo with a plainer background and more even light."
+
+
+class OutputNotWritable(HeadcastError):
+    message = "The output folder cannot be written."
+    hint = "Choose a folder you may write to, on a disk with free space."
+
+
+class OutOfMemory(HeadcastError):
+    message = "There is not enough memory for this quality."
+    hint = "Choose a smaller grid or texture, close other programs, or use the CPU."
+    remedy = "lower_quality"
+
+
+class DeviceUnavailable(HeadcastError):
+    message = "The chosen device is not available."
+    hint = "Choose Auto or CPU as the device."
+    remedy = "device_cpu"
+
+
+class BadOption(HeadcastError):
+    message = "An option has a value that cannot be used."
+    hint = "Check the options."
+
+
+class EngineIncomplete(HeadcastError):
+    message = "This Python lacks a package that Headcast needs."
+    hint = "Install Headcast again, or choose another Python in its preferences."
+    remedy = "reinstall"
+
+
+class UnexpectedFailure(HeadcastError):
+    message = "Headcast met a problem it does not know."
+    hint = "Try again; if it happens again, report it."
+
+
+class WorkerDied(HeadcastError):
+    message = WORKER_DIED.message
+    hint = WORKER_DIED.hint
+    remedy = WORKER_DIED.remedy
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether numpy or torch, on any device, gave up for want of memory; torch says so in words only."""
+    words = str(error).lower()
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and ("out of memory" in words or "can't allocate memory" in words)
+    )
+
+
+def known_failure(error: Exception) -> HeadcastError:
+    """What to tell the user of any exception that reaches the border of the process."""
+    if isinstance(error, HeadcastError):
+        return error
+    if is_out_of_memory(error):
+        return OutOfMemory()
+    if isinstance(error, ModuleNotFoundError):
+        return EngineIncomplete(f"This Python lacks the package {error.name}, which Headcast needs.")
+    return UnexpectedFailure()

@@ -1,0 +1,133 @@
+"""What Blender and the reconstruction process say to each other: one JSON object a line, in both directions.
+
+Standard library only: the add-on imports this file inside Blender, where nothing else of `inference` may be imported.
+Blender sends Reconstruct, Cancel and Close. The worker says Ready once, then for each Reconstruct any number of
+Progress and exactly one of Done, Failed or Cancelled.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeAlias
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a head is made; the same for the command line, the worker and the panel."""
+
+    model: str = "starter"  # name of bundled weights, or path of a .safetensors file
+    device: str = "auto"  # auto, cpu, cuda or mps
+    grid: int = 256  # density samples along one side of the head's box
+    faces: int = 30_000  # triangles asked for; the mesh has about as many
+    texture: int = 2048  # side of the albedo picture, texels
+    seed: int = 0  # of every random choice on the way
+
+
+@dataclass(frozen=True)
+class Reconstruct:
+    """Make a head: the photo to read and the folder that shall appear."""
+
+    photo: str
+    out_dir: str
+    options: Options = Options()
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """Give up the running job; without one, nothing happens."""
+
+
+@dataclass(frozen=True)
+class Close:
+    """End the worker, also in the middle of a job. The end of its stdin means the same."""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The worker runs and reads its stdin."""
+
+    pid: int
+    python: str  # version, such as 3.11.9
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the job is: `fraction` in [0, 1] never falls, `label` names the stage for people."""
+
+    fraction: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Done:
+    """The head is in `folder`; `report` is the content of its head.json."""
+
+    folder: str
+    report: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Failed:
+    """No head, and nothing was written: what happened, what to do, and a button's name or "".
+
+    log: lines for a bug report, such as a traceback or the worker's last words; never meant for the panel.
+    """
+
+    message: str
+    hint: str
+    remedy: str = ""
+    log: str = ""
+
+
+@dataclass(frozen=True)
+class Cancelled:
+    """The job was given up as asked, and nothing was written."""
+
+
+Message: TypeAlias = Reconstruct | Cancel | Close | Ready | Progress | Done | Failed | Cancelled
+
+# The add-on says these when the worker cannot speak for itself; `errors.WorkerDied` has its words from here.
+WORKER_DIED = Failed(
+    message="The reconstruction process stopped unexpectedly.",
+    hint="Click Reconstruct Head again; it restarts by itself. If it happens again, choose a smaller grid.",
+    remedy="retry",
+)
+WORKER_NOT_STARTED = Failed(
+    message="The reconstruction process could not be started.",
+    hint="Check the Python chosen in Headcast's preferences, or install Headcast again.",
+    remedy="preferences",
+)
+
+_KINDS: dict[str, type] = {
+    "reconstruct": Reconstruct,
+    "cancel": Cancel,
+    "close": Close,
+    "ready": Ready,
+    "progress": Progress,
+    "done": Done,
+    "failed": Failed,
+    "cancelled": Cancelled,
+}
+_NAMES = {kind: name for name, kind in _KINDS.items()}
+
+
+class BadMessage(ValueError):
+    """A line on the wire that is no message."""
+
+
+def encode(message: Message) -> bytes:
+    """One line, newline included, in plain ASCII: no pipe encoding can spoil a path with accents."""
+    return json.dumps({"kind": _NAMES[type(message)], **asdict(message)}).encode("ascii") + b"\n"
+
+
+def decode(line: bytes | str) -> Message:
+    """The message of one line; raises BadMessage for anything else."""
+    try:
+        content = json.loads(line)
+        kind = _KINDS[content.pop("kind")]
+        if kind is Reconstruct and "options" in content:
+            content["options"] = Options(**content["options"])
+        return kind(**content)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadMessage(f"not a message: {line[:200]!r}") from error

@@ -1,0 +1,160 @@
+"""The reconstruction process: JSON lines in, JSON lines out, one job at a time, weights kept warm between jobs.
+
+The main thread works; a reader thread listens, so that a Cancel or the end of stdin is heard in the middle of a job.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import platform
+import queue
+import signal
+import sys
+import threading
+import time
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from .errors import known_failure
+from .messages import (
+    BadMessage,
+    Cancel,
+    Cancelled,
+    Close,
+    Done,
+    Failed,
+    Message,
+    Progress,
+    Ready,
+    Reconstruct,
+    decode,
+    encode,
+)
+from .progress import Cancelled as JobCancelled
+from .progress import Progress as ReportProgress
+
+if TYPE_CHECKING:
+    from .pipeline import Models
+
+CLOSE_PATIENCE_S = 2.0  # a running job may stop by itself that long after Close or the end of stdin
+PROGRESS_PAUSE_S = 0.05  # chunk loops call often; a panel redraws 20 times a second at most
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A request, and the flag that the reader thread raises when it is given up."""
+
+    request: Reconstruct
+    given_up: threading.Event = field(default_factory=threading.Event)
+
+
+class Worker:
+    """Answers each Reconstruct read from `requests` on `answers`, until Close or the end."""
+
+    def __init__(self, requests: IO[bytes], answers: IO[bytes]) -> None:
+        self._requests = requests
+        self._answers = answers
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()  # None: no more will come
+        self._warm: tuple[tuple[str, str], Models] | None = None  # model and device of the last job, and its networks
+
+    def run(self) -> None:
+        """Work until there is nothing more to come."""
+        self._say(Ready(os.getpid(), platform.python_version()))
+        threading.Thread(target=self._listen, name="headcast-requests", daemon=True).start()
+        while (job := self._jobs.get()) is not None:
+            self._say(self._answer(job))
+
+    def _listen(self) -> None:
+        """Reader thread: queue jobs, raise flags, and see to it that the process ends when Blender is gone."""
+        latest: _Job | None = None
+        for line in self._requests:
+            try:
+                message = decode(line)
+            except BadMessage as error:
+                print(error, file=sys.stderr)
+                continue
+            if isinstance(message, Reconstruct):
+                latest = _Job(message)
+                self._jobs.put(latest)
+            elif isinstance(message, Cancel) and latest:
+                latest.given_up.set()
+            elif isinstance(message, Close):
+                break
+        if latest:
+            latest.given_up.set()
+        self._jobs.put(None)
+        time.sleep(CLOSE_PATIENCE_S)
+        os._exit(0)  # the main thread is inside a long C call; nobody waits for its result any more
+
+    def _answer(self, job: _Job) -> Message:
+        try:
+            return self._reconstruct(job)
+        except JobCancelled:
+            return Cancelled()
+        except Exception as error:  # noqa: BLE001  the border: all is told to Blender, nothing ends the worker
+            trace = traceback.format_exc()
+            print(trace, file=sys.stderr)
+            failure = known_failure(error)
+            return Failed(failure.message, failure.hint, failure.remedy, log=trace)
+
+    def _reconstruct(self, job: _Job) -> Done:
+        request = job.request
+        progress = self._progress(job)
+        progress(0.0, "Starting the engine")
+        from . import pipeline  # here, because torch takes seconds: under a label, and its absence can be told
+
+        which = (request.options.model, request.options.device)
+        if self._warm is None or self._warm[0] != which:
+            self._warm = None  # frees the old networks before the new ones come
+            self._warm = (which, pipeline.load_models(*which))
+        report = pipeline.reconstruct(
+            Path(request.photo), Path(request.out_dir), request.options, self._warm[1], progress
+        )
+        return Done(request.out_dir, report)
+
+    def _progress(self, job: _Job) -> ReportProgress:
+        """Progress that raises JobCancelled once the job is given up, and tells Blender as often as it can redraw."""
+        told_at, told_label, highest = -PROGRESS_PAUSE_S, "", 0.0
+
+        def progress(fraction: float, label: str) -> None:
+            nonlocal told_at, told_label, highest
+            if job.given_up.is_set():
+                raise JobCancelled
+            highest = max(highest, min(fraction, 1.0))
+            now = time.monotonic()
+            if label != told_label or now - told_at >= PROGRESS_PAUSE_S:
+                told_at, told_label = now, label
+                self._say(Progress(highest, label))
+
+        return progress
+
+    def _say(self, message: Message) -> None:
+        try:
+            self._answers.write(encode(message))
+            self._answers.flush()
+        except OSError:
+            raise SystemExit from None  # Blender is gone; there is nobody to work for
+
+
+def private_pipes() -> tuple[IO[bytes], IO[bytes]]:
+    """The wire to Blender, out of reach of every library: what they print goes to stderr, what they read is empty."""
+    requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a print of a path with accents must not raise on Windows
+    return requests, answers
+
+
+def main() -> int:
+    """Serve Blender until it closes the pipe."""
+    requests, answers = private_pipes()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in Blender's terminal is Blender's to answer
+    Worker(requests, answers).run()
+    return 0
