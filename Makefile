@@ -1,0 +1,69 @@
+# Every target makes .venv by itself when the lock has changed; nothing is installed outside this folder.
+# `make setup PYTHON=/path/to/python3.11` names the interpreter, PIP_ARGS=... adds options for pip, see CONTRIBUTING.md.
+
+PYTHON ?= python3.11
+PIP_ARGS ?=
+VENV := .venv
+RUN := $(VENV)/bin/python
+READY := $(VENV)/.ready
+OUT := out
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint extension bench train lock clean
+
+help: ## Show this text
+	@echo "Headcast: one portrait photo becomes a textured 360-degree head in Blender."
+	@echo
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+setup: $(READY) ## Make .venv from requirements/lock.txt (the other targets do it when needed)
+
+# The stamp is written last, so a broken installation is tried again. Other Pythons of the name 3.11 are tried in turn:
+# bpy has wheels for 3.11 only.
+$(READY): requirements/lock.txt
+	@found=; \
+	for candidate in "$(PYTHON)" python3.11 python3 python; do \
+	    if "$$candidate" -c 'import sys, venv; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then \
+	        found=$$candidate; break; \
+	    fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+	    echo "error: Python 3.11 with its venv module was not found (tried $(PYTHON), python3.11, python3, python)."; \
+	    echo "hint: install it (apt install python3.11-venv, brew install python@3.11, python.org), or name it:"; \
+	    echo "hint: make setup PYTHON=/path/to/python3.11"; \
+	    exit 1; \
+	fi; \
+	echo "Setting up $(VENV) with $$found: several hundred MB on the first run."; \
+	"$$found" -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -r requirements/lock.txt
+	@touch $(READY)
+
+demo: extension ## Reconstruct a head through the add-on: out/demo/head.blend, head.glb and a Cycles picture
+	$(RUN) tests/blender/demo.py
+
+test: $(READY) ## Run all tests, lint and types among them
+	$(RUN) -m pytest $(PYTEST_ARGS)
+
+lint: $(READY) ## Check style (ruff) and types (mypy) only
+	$(RUN) -m tests.lint
+
+extension: $(READY) ## Build and validate the Blender extension: out/headcast-VERSION.zip
+	$(RUN) -m wheels.extension --out $(OUT)
+
+bench: $(READY) ## Print the stage table of a warm reconstruction; BENCH_ARGS="--repeat 10" shows memory growth
+	$(RUN) -m tests.bench $(BENCH_ARGS)
+
+train: $(READY) ## Train the starter model (hours); TRAIN_ARGS=... is described in CONTRIBUTING.md
+	$(RUN) -m training $(TRAIN_ARGS)
+
+# setuptools is needed by torch, though pip-tools calls it unsafe; the CPU wheel's "+cpu" would bind everybody to one index.
+lock: $(READY) ## Resolve requirements/*.in anew into requirements/lock.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check pip-tools
+	$(RUN) -m piptools compile --quiet --upgrade --allow-unsafe --strip-extras --no-header --no-annotate --no-emit-options \
+	    --no-emit-find-links --no-emit-index-url --no-emit-trusted-host --output-file $(VENV)/lock.txt requirements/*.in
+	(grep '^#' requirements/lock.txt; sed -E -e '/^(#|$$)/d' -e 's/^(torch==[0-9.]+)\+cpu/\1/' $(VENV)/lock.txt) > $(VENV)/lock.new
+	mv $(VENV)/lock.new requirements/lock.txt
+
+clean: ## Remove .venv, out and caches
+	rm -rf $(VENV) $(OUT) .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
