@@ -274,9 +274,9 @@ class TriPlaneGenerator(nn.Module):
         """
         return self.backbone.mapping(z, c, truncation_psi, cutoff)
 
-    def shift_cameras(self, z: Tensor, c: Tensor) -> Tensor:
+    def shift_cameras(self, z: Tensor, c: Tensor, truncation_psi: float = 1.0) -> Tensor:
         """Cameras c (n, 25) moved by what PanoHead's camera self-adaptation finds for the heads of z (n, z_dim)."""
-        shift = self.t_mapping(z, c)[:, 0]  # (n, 3) box units
+        shift = self.t_mapping(z, c, truncation_psi)[:, 0]  # (n, 3) box units
         c = c.clone()
         c[:, [3, 7, 11]] += shift  # the last column of cam2world, row by row
         return c
