@@ -1,11 +1,12 @@
 """The worker process seen from Blender: started, asked, listened to, killed when it hangs, never left behind.
 
-No bpy in here. Nothing blocks except `close` and a `poll` that is told to wait, so a timer or a modal operator can drive it.
+No bpy in here. Nothing blocks except `close` and a `poll` that is told to wait: a timer or a modal operator drives it.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import queue
 import subprocess
@@ -27,6 +28,7 @@ from ..inference.messages import (
     Done,
     Failed,
     Message,
+    Progress,
     Reconstruct,
     decode,
     encode,
@@ -61,8 +63,8 @@ class _Process:
         self.stdin = self.popen.stdin
         # Daemons, so that a Blender that crashes its way out does not wait for them.
         self.threads = [
-            threading.Thread(target=self._drain_log, args=(self.popen.stderr,), name="headcast-stderr", daemon=True),
-            threading.Thread(target=self._drain_messages, args=(self.popen.stdout,), name="headcast-stdout", daemon=True),
+            threading.Thread(target=self._drain_log, args=(self.popen.stderr,), daemon=True),
+            threading.Thread(target=self._drain_messages, args=(self.popen.stdout,), daemon=True),
         ]
         for thread in self.threads:
             thread.start()
@@ -94,10 +96,8 @@ class _Process:
 
     def end(self, patience_s: float) -> None:
         """Close the pipe and wait, kill if that is not enough, then join: afterwards nothing of it is left."""
-        try:
+        with contextlib.suppress(OSError):  # what was still buffered cannot be written to a dead process
             self.stdin.close()
-        except OSError:  # what was still buffered cannot be written to a dead process
-            pass
         try:
             self.popen.wait(timeout=patience_s)
         except subprocess.TimeoutExpired:
@@ -113,7 +113,7 @@ class _Process:
 class WorkerClient:
     """Sends one job at a time to a worker and hands out what it says.
 
-    python_command: how to start a Python, such as [sys.executable, *bpy.app.python_args]; a Python under -I is expected.
+    python_command: how to start a Python under -I, such as [sys.executable, *bpy.app.python_args].
     root:           folder that holds the packages `inference` and `addon` (the extension's own folder).
     extra_paths:    folders with the wheels the worker needs, searched after that Python's own packages.
     clock:          seconds that only grow; a test may bring its own.
@@ -132,6 +132,7 @@ class WorkerClient:
         self._process: _Process | None = None
         self._busy = False
         self._cancelled_at: float | None = None
+        self._again: Reconstruct | None = None  # the job, as long as it may be given to another process
         self._unstarted: Failed | None = None  # news of a start that failed, for the next poll
 
     @property
@@ -174,10 +175,10 @@ class WorkerClient:
         if self._busy:
             raise WorkerBusy
         self._busy, self._cancelled_at = True, None
-        if self.start() and self._process and not self._process.send(job):
-            self._process.end(patience_s=0.0)  # it died between the look and the word
-            if self.start():
-                self._process.send(job)  # dead again: its end is in the inbox, and poll tells
+        # A process from before may be dying unseen: then the job goes to a new one. Not so for a process of its own.
+        self._again = job if self.pid else None
+        if self.start() and self._process:
+            self._process.send(job)  # if that fails, the end of the process is on its way to the inbox
 
     def cancel(self) -> None:
         """Ask the worker to give up the running job; `poll` hands out Cancelled, at the latest after 5 s."""
@@ -193,6 +194,8 @@ class WorkerClient:
             self._unstarted = None
         elif self._process:
             messages += self._heard(self._process, wait_s)
+        if any(isinstance(message, Progress) for message in messages):
+            self._again = None  # the worker has taken the job
         self._busy = self._busy and not any(isinstance(m, (Done, Failed, Cancelled)) for m in messages)
         if self._busy and self._cancelled_at is not None and self._clock() - self._cancelled_at > CANCEL_PATIENCE_S:
             self._kill()
@@ -220,10 +223,16 @@ class WorkerClient:
         except queue.Empty:
             return messages
         process.end(patience_s=1.0)  # its stdout has ended, so it is on its way out
-        if self._busy and not any(isinstance(m, (Done, Failed, Cancelled)) for m in messages):
-            ended = f"worker ended with exit code {process.popen.returncode}"
-            messages.append(replace(WORKER_DIED, log="\n".join([*process.log, ended])))
         self._process = None
+        if not self._busy or any(isinstance(message, (Done, Failed, Cancelled)) for message in messages):
+            return messages
+        if self._again and not any(isinstance(message, Progress) for message in messages):
+            again, self._again = self._again, None
+            if self.start() and self._process:
+                self._process.send(again)
+            return messages
+        ended = f"worker ended with exit code {process.popen.returncode}"
+        messages.append(replace(WORKER_DIED, log="\n".join([*process.log, ended])))
         return messages
 
     def _kill(self) -> None:

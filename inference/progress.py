@@ -1,8 +1,10 @@
-"""Progress and cancelling are one thing: every stage calls `progress(fraction, label)`, and that raises when given up."""
+"""Progress and cancelling are one: every stage calls `progress(fraction, label)`, which raises when given up."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TypeAlias
 
 Progress: TypeAlias = Callable[[float, str], None]  # fraction in [0, 1], and what is being done, for people
@@ -16,10 +18,30 @@ def silent(fraction: float, label: str) -> None:
     """Progress for a caller that does not care and never cancels."""
 
 
-def share(progress: Progress, start: float, end: float) -> Progress:
-    """Progress for a part of a job: its 0..1 becomes start..end of the whole."""
+class Stages:
+    """Runs the stages of a job one after the other: each gets its share of the progress, and its seconds are kept.
 
-    def scaled(fraction: float, label: str) -> None:
-        progress(start + (end - start) * min(max(fraction, 0.0), 1.0), label)
+    shares: by stage, in order, how much of the whole each takes; any unit. `seconds` fills as stages end.
+    """
 
-    return scaled
+    def __init__(self, shares: Mapping[str, float], progress: Progress) -> None:
+        self.seconds: dict[str, float] = {}
+        self._shares = shares
+        self._progress = progress
+        self._done = 0.0
+
+    @contextmanager
+    def stage(self, name: str, label: str) -> Iterator[Progress]:
+        """Progress of one stage, 0..1 inside; `label` is told at its start and whenever the stage has no own words."""
+        total = sum(self._shares.values())
+        start, width = self._done / total, self._shares[name] / total
+        begun = time.perf_counter()
+
+        def step(fraction: float, detail: str = "") -> None:
+            self._progress(start + width * min(max(fraction, 0.0), 1.0), detail or label)
+
+        step(0.0)
+        yield step
+        step(1.0)
+        self._done += self._shares[name]
+        self.seconds[name] = time.perf_counter() - begun

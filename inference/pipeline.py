@@ -1,0 +1,246 @@
+"""One photo to a head: the whole product, stage by stage."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from . import encoders
+from .alignment import AlignedPortrait, align
+from .bake import TexturedHead, bake
+from .checkpoints import HeadModel
+from .checkpoints import load as load_head_model
+from .errors import BadOption, DeviceUnavailable, OutOfMemory, is_out_of_memory
+from .face_networks import FACE_WEIGHTS_FOLDER, FaceNetworks, load_face_networks
+from .field import Field
+from .gltf import write_glb
+from .job_folder import check_writable, whole_folder
+from .messages import Options
+from .photo import load_photo
+from .preview import preview_sheet
+from .progress import Progress, Stages, silent
+from .quality import matte_iou, visible_share
+from .stitching import occlusion_mask, stitch
+from .surface import Mesh, extract, height_m, is_watertight, metres_from_head
+from .tri_grid import TriGrid
+from .unwrap import unwrap
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+LIMITS = {  # lowest and highest value of the numbers a user may choose
+    "grid": (32, 1024),  # below, a nose is no longer there; above, 4 GB for the density alone
+    "faces": (500, 2_000_000),  # unwrapping more takes hours
+    "texture": (64, 8192),  # what graphics cards and 1 GB of memory can hold
+    "seed": (0, 2**32 - 1),  # what fits every generator of random numbers
+}
+SHARES = {  # seconds of each stage at the default quality on 2 CPU cores: how the progress bar is divided
+    "align": 1.0,
+    "encode": 1.0,
+    "stitch": 1.5,
+    "extract": 6.0,
+    "unwrap": 5.0,
+    "bake": 6.0,
+    "judge": 1.0,
+    "preview": 3.0,
+    "write": 1.0,
+}
+STEEP_DEG = 45.0  # beyond this yaw or pitch the landmark fit, and with it the camera, is unreliable
+LOW_LANDMARK_SCORE = 0.7  # the landmark network is this unsure of faces that are covered or blurred
+LOW_MATTE_IOU = 0.75  # a head whose outline differs this much has missed hair or the pose
+
+
+@dataclass(frozen=True)
+class Models:
+    """The networks of one model on one device, to be used for many photos."""
+
+    face: FaceNetworks
+    head: HeadModel
+    device: torch.device
+
+
+def load_models(name: str = "starter", device: str = "auto") -> Models:
+    """Read the face networks and a head model by name, or by path of a .safetensors file.
+
+    Raises DeviceUnavailable, WeightsMissing, WeightsDamaged, OutOfMemory.
+    """
+    chosen = choose_device(device)
+    with memory_shortage_named():
+        return Models(load_face_networks(FACE_WEIGHTS_FOLDER, chosen), load_head_model(name, chosen), chosen)
+
+
+def reconstruct(
+    photo_path: Path, out_dir: Path, options: Options, models: Models, progress: Progress = silent
+) -> dict[str, Any]:
+    """Make a head from a photo and write head.glb, head.json, portrait.png and preview.png into `out_dir`.
+
+    progress: called often with a fraction and a stage's name; what it raises (Cancelled) ends the job.
+    Returns:  the content of head.json.
+    Raises:   the errors of errors.py. `out_dir` appears whole or not at all; an earlier one stays as it was on errors.
+    """
+    check_options(options)
+    check_writable(out_dir)
+    torch.manual_seed(options.seed)
+    stages = Stages(SHARES, progress)
+    model = models.head
+    with memory_shortage_named():
+        with stages.stage("align", "Finding the face") as step:
+            photo = load_photo(photo_path)
+            portrait = align(photo, models.face, step)
+        with stages.stage("encode", "Reading the portrait") as step:
+            visible, occluded = encode(portrait, model, step)
+        with stages.stage("stitch", "Joining seen and unseen") as step:
+            mask = occlusion_mask(model.generator, visible, occluded, portrait.camera, step)
+            field = Field(model.generator, stitch(visible, occluded, mask))
+        with stages.stage("extract", "Shaping the surface") as step:
+            mesh = extract(field, options.grid, options.faces, step)
+        with stages.stage("unwrap", "Unwrapping"):
+            unwrapped = unwrap(mesh)
+        with stages.stage("bake", "Painting the skin") as step:
+            head = bake(unwrapped.mesh, unwrapped.uv, portrait, photo, field, options.texture, step)
+        with stages.stage("judge", "Comparing with the photo"):
+            quality = {
+                "visible_share": visible_share(head.mesh, head.visibility),
+                "matte_iou": matte_iou(mesh, portrait.camera, portrait.matte),
+            }
+        with whole_folder(out_dir) as folder:
+            with stages.stage("preview", "Drawing the preview") as step:
+                preview_sheet(head, portrait, step).save(folder / "preview.png")
+            with stages.stage("write", "Writing the files"):
+                write_glb(head, folder / "head.glb")
+                portrait_picture(portrait).save(folder / "portrait.png")
+            report = make_report(options, model, portrait, mesh, head, quality, stages.seconds)
+            text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
+            (folder / "head.json").write_text(text + "\n", encoding="utf-8")
+    return report
+
+
+def encode(portrait: AlignedPortrait, model: HeadModel, progress: Progress) -> tuple[TriGrid, TriGrid]:
+    """The head twice: faithful to what the photo shows, and plausible where it shows nothing."""
+
+    def tri_grid(encoder: encoders.PortraitEncoder) -> TriGrid:
+        latents = encoders.encode(encoder, portrait.image, portrait.matte, portrait.camera)
+        with torch.no_grad():
+            planes = model.generator.synthesise_planes(latents.w_plus) + latents.residual
+        return TriGrid(planes[0], model.generator.config.box_side)
+
+    visible = tri_grid(model.visible)
+    progress(0.5, "Imagining the unseen side")
+    return visible, tri_grid(model.occluded)
+
+
+def portrait_picture(portrait: AlignedPortrait) -> Image.Image:
+    """The 512 px crop with the matte as alpha."""
+    alpha = np.round(portrait.matte * 255).astype(np.uint8)
+    return Image.fromarray(np.dstack([portrait.image, alpha]), "RGBA")
+
+
+def make_report(
+    options: Options,
+    model: HeadModel,
+    portrait: AlignedPortrait,
+    mesh: Mesh,
+    head: TexturedHead,
+    quality: dict[str, float],
+    seconds: dict[str, float],
+) -> dict[str, Any]:
+    """What head.json says. Lengths are metres, matrices are lists of rows, angles degrees."""
+    to_metres = metres_from_head()
+    pose = portrait.pose
+    return {
+        "synthetic": True,
+        "model": {"name": model.name, "sha256": model.sha256},
+        "options": asdict(options),
+        "portrait": {
+            "yaw_deg": pose.yaw_deg,
+            "pitch_deg": pose.pitch_deg,
+            "roll_deg": pose.roll_deg,
+            "landmark_score": pose.landmark_score,
+            "inter_ocular_px": pose.inter_ocular_px,
+            "faces_found": pose.faces_found,
+        },
+        "quality": quality,
+        "mesh": {
+            "vertices": len(mesh.vertices),
+            "faces": len(mesh.faces),
+            "watertight": is_watertight(mesh),
+            "height_m": height_m(mesh),
+        },
+        "anchors_m": {
+            name: (to_metres[:3, :3] @ np.asarray(point) + to_metres[:3, 3]).tolist()
+            for name, point in head.anchors.items()
+        },
+        "camera": {
+            "cam2world": portrait.camera.cam2world.tolist(),
+            "intrinsics": portrait.camera.intrinsics.tolist(),
+            "head_from_mesh": np.linalg.inv(to_metres).tolist(),
+            "photo_from_crop": portrait.photo_from_crop.tolist(),
+        },
+        "seconds": {stage: round(duration, 3) for stage, duration in seconds.items()},
+        "peak_memory_mb": peak_memory_mb(),
+        "warnings": warnings_of(portrait, quality),
+    }
+
+
+def warnings_of(portrait: AlignedPortrait, quality: dict[str, float]) -> list[str]:
+    """What the user should know though there is a head."""
+    pose, warnings = portrait.pose, []
+    if pose.faces_found > 1:
+        warnings.append(f"{pose.faces_found} faces were found; the largest was taken.")
+    if max(abs(pose.yaw_deg), abs(pose.pitch_deg)) > STEEP_DEG:
+        warnings.append("The face is turned more than 45 degrees; the shape may be off.")
+    if pose.landmark_score < LOW_LANDMARK_SCORE:
+        warnings.append("The face is hard to make out; covered or blurred parts may be wrong.")
+    if quality["matte_iou"] < LOW_MATTE_IOU:
+        warnings.append("The head's outline differs from the photo; hair or a hat may be missing.")
+    return warnings
+
+
+def check_options(options: Options) -> None:
+    """Raise BadOption for a value that cannot be used."""
+    if options.device not in DEVICES:
+        raise BadOption(f"There is no device called {options.device!r}.", f"Choose one of {', '.join(DEVICES)}.")
+    for name, (lowest, highest) in LIMITS.items():
+        value = getattr(options, name)
+        if not isinstance(value, int) or not lowest <= value <= highest:
+            raise BadOption(f"The {name} cannot be {value}.", f"Choose a whole number from {lowest} to {highest}.")
+
+
+def choose_device(name: str) -> torch.device:
+    """The torch device of an option; "auto" takes the fastest there is. Raises DeviceUnavailable, BadOption."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(device for device, there in available.items() if there))
+    if name not in available:
+        raise BadOption(f"There is no device called {name!r}.", f"Choose one of {', '.join(DEVICES)}.")
+    if not available[name]:
+        raise DeviceUnavailable(f"The device {name} is not available on this computer.")
+    return torch.device(name)
+
+
+@contextmanager
+def memory_shortage_named() -> Iterator[None]:
+    """Turn the many ways in which numpy and torch run out of memory into OutOfMemory."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise OutOfMemory from error
+        raise
+
+
+def peak_memory_mb() -> float | None:
+    """Most memory this process has held so far; None on Windows, whose Python does not tell."""
+    if sys.platform == "win32":
+        return None
+    import resource  # not on Windows
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1e6 if sys.platform == "darwin" else 1e3)  # bytes there, kilobytes on Linux

@@ -1,0 +1,42 @@
+"""How well a head fits its photo: the figures of head.json's `quality`."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .camera import Camera, project
+from .raster import rasterise_view
+from .surface import Mesh
+
+SILHOUETTE_SIZE = 256  # px; 2 mm a pixel on the head, finer than the matte
+MATTE_EDGE = 0.5  # a pixel counts as head from half a matte on
+
+
+def visible_share(mesh: Mesh, visibility: NDArray[np.floating]) -> float:
+    """Share of the head's surface, by area, that the photo saw; visibility (v,) in [0, 1] per vertex."""
+    corners = mesh.vertices[mesh.faces]  # (face, corner, 3)
+    area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
+    return float((area * visibility[mesh.faces].mean(axis=1)).sum() / area.sum())
+
+
+def matte_iou(mesh: Mesh, camera: Camera, matte: NDArray[np.floating]) -> float:
+    """Intersection over union of the mesh's silhouette in the photo's camera and the matte (s, s).
+
+    Only rows above the neck cut count, the same for both: the mesh ends there by design, and the matte goes on into the
+    shoulders. The limit is the highest picture point of the cut's rim, so no row holds a part of the cut.
+    """
+    covered = rasterise_view(mesh.vertices, mesh.faces, camera, SILHOUETTE_SIZE).covered
+    head = _shrink(matte, SILHOUETTE_SIZE) >= MATTE_EDGE
+    rim = mesh.vertices[:, 1] <= mesh.vertices[:, 1].min() + 1e-6
+    picture, _ = project(mesh.vertices[rim], camera)
+    last_row = int(np.clip(picture[:, 1].min() * SILHOUETTE_SIZE, 0, SILHOUETTE_SIZE))
+    covered, head = covered[:last_row], head[:last_row]
+    union = (covered | head).sum()
+    return float((covered & head).sum() / union) if union else 0.0
+
+
+def _shrink(picture: NDArray[np.floating], size: int) -> NDArray[np.floating]:
+    """Mean over square blocks: (s, s) to (size, size), s a multiple of size."""
+    block = len(picture) // size
+    return picture.reshape(size, block, size, block).mean(axis=(1, 3))

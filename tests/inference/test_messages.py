@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from inference.errors import WorkerDied
+from inference.messages import (
+    WORKER_DIED,
+    BadMessage,
+    Cancel,
+    Cancelled,
+    Close,
+    Done,
+    Failed,
+    Options,
+    Progress,
+    Ready,
+    Reconstruct,
+    decode,
+    encode,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+STRANGE_PATH = "/tmp/Ünï cödé 写真/\udcff\n.jpg"  # accents, Chinese, a byte that is no UTF-8, a line break
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Reconstruct(STRANGE_PATH, "out", Options(model="a b", device="cpu", grid=64, faces=900, texture=128, seed=7)),
+        Cancel(),
+        Close(),
+        Ready(pid=12, python="3.11.9"),
+        Progress(0.25, "Shaping the surface"),
+        Done("out", {"mesh": {"height_m": 0.25}, "warnings": []}),
+        Failed("What happened.", "What to do.", "retry", "Traceback\n  ..."),
+        Cancelled(),
+    ],
+    ids=lambda message: type(message).__name__,
+)
+def test_a_message_arrives_as_it_was_sent(message):
+    line = encode(message)
+    assert line.endswith(b"\n") and line.count(b"\n") == 1 and line.isascii()
+    assert decode(line) == message
+
+
+def test_options_left_out_are_the_defaults():
+    assert decode(b'{"kind": "reconstruct", "photo": "a", "out_dir": "b"}') == Reconstruct("a", "b", Options())
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"warning: something\n",
+        b"[]",
+        b"3",
+        b"{}",
+        b'{"kind": "sing"}',
+        b'{"kind": "progress"}',
+        b'{"kind": "done", "x": 1}',
+        b'{"kind": "reconstruct", "photo": "a", "out_dir": "b", "options": {"colour": 3}}',
+        b'{"kind": ["done"]}',
+    ],
+)
+def test_a_line_that_is_no_message_is_refused(line):
+    with pytest.raises(BadMessage):
+        decode(line)
+
+
+def test_the_add_on_and_the_errors_say_the_same_of_a_dead_worker():
+    error = WorkerDied()
+    assert (error.message, error.hint, error.remedy) == (WORKER_DIED.message, WORKER_DIED.hint, WORKER_DIED.remedy)
+
+
+def test_messages_need_nothing_but_the_standard_library():
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); before = set(sys.modules); import inference.messages; "
+        "new = {name.split('.')[0] for name in set(sys.modules) - before}; "
+        "print(sorted(new - sys.stdlib_module_names - {'inference'}))"
+    )
+    printed = subprocess.run([sys.executable, "-I", "-c", code, str(ROOT)], capture_output=True, text=True, check=True)
+    assert printed.stdout.strip() == "[]"
