@@ -1,0 +1,413 @@
+"""From a photo to a portrait: find the face, its landmarks and pose, and cut the head out as the model saw heads.
+
+The crop is defined by its camera: it shows the head as `orbit_camera(azimuth, elevation)` would, which looks at the
+origin of the head frame without roll. The mean face's landmarks are projected through that camera, and the direction
+and the similarity (scale, turn, shift) that bring them onto the landmarks of the photo are fitted together.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import least_squares
+
+from .camera import Camera, orbit_camera, project
+from .errors import FaceCutOff, FaceTooSmall, FaceTurnedAway, NoFaceFound
+from .face_networks import FaceNetworks, GraphNetwork
+from .matting import matte_person
+from .photo import Photo
+from .progress import Progress, silent
+from .resampling import resample, similarity_matrix, transform_points, window_matrix
+
+CROP_SIZE_PX = 512
+
+# Detectors
+SHORT_RANGE_SIZE_PX = 128
+FULL_RANGE_SIZE_PX = 192
+DETECTION_SCORE = 0.5
+OVERLAP_OF_ONE_FACE = 0.3  # boxes that share more of their union are one face
+TILE_SHARE = 0.5  # side of a tile in the second look at large photos with small faces, and 3 x 3 of them
+
+# Landmarks
+LANDMARK_SIZE_PX = 192
+FACE_WINDOW = 1.5  # side of the landmark network's window, in extents of the face
+LANDMARK_LOOKS = 2  # each look after the first is centred and turned upright by the landmarks before it
+MAX_LANDMARK_LOOKS = 5  # as long as the network is not sure; on turned faces a pixel decides
+SURE_LANDMARK_SCORE = 0.9
+MESH_POINTS = 468
+RIGHT_EYE_CORNERS = [33, 133]  # of the subject's right eye: outer, inner
+LEFT_EYE_CORNERS = [263, 362]
+CHEEKS = [234, 454]
+
+# From the nearest of these the fit of the direction converges.
+DIRECTIONS_TRIED_DEG = [
+    np.array([azimuth, elevation]) for azimuth in (-60.0, -30.0, 0.0, 30.0, 60.0) for elevation in (-20.0, 20.0)
+]
+
+# What is refused
+MIN_FACE_PX = 64
+MAX_YAW_DEG = 75.0
+MIN_LANDMARK_SCORE = 0.5
+SURE_DETECTION = 0.8  # a detection that sure without usable landmarks is a profile
+CUT_OFF_TOLERANCE = 0.06  # of the face's width: landmarks may stray this far outside the photo
+
+
+@dataclass(frozen=True)
+class FacePose:
+    """How the face stands in the photo, and how sure that is.
+
+    yaw_deg:         positive when the face looks towards the right of the photo.
+    pitch_deg:       positive when it looks up.
+    roll_deg:        positive when the top of the head leans to the left of the photo.
+    landmark_score:  0 to 1, the landmark network's belief that it saw a face.
+    inter_ocular_px: distance of the eye centres in the photo.
+    faces_found:     how many faces the photo holds; the largest is taken.
+    """
+
+    yaw_deg: float
+    pitch_deg: float
+    roll_deg: float
+    landmark_score: float
+    inter_ocular_px: float
+    faces_found: int
+
+
+@dataclass(frozen=True)
+class AlignedPortrait:
+    """The head, cut out for the model.
+
+    image:           (512, 512, 3) uint8 sRGB; outside the photo its edge is extended.
+    matte:           (512, 512) float32 in [0, 1]; 0 outside the photo.
+    camera:          the camera that sees the head frame as `image` shows it.
+    photo_from_crop: (3, 3) crop pixels to photo pixels, a similarity.
+    landmarks:       (478, 3) crop pixels; z has the same scale and grows away from the viewer.
+    """
+
+    image: NDArray[np.uint8]
+    matte: NDArray[np.float32]
+    camera: Camera
+    photo_from_crop: NDArray[np.float64]
+    landmarks: NDArray[np.float64]
+    pose: FacePose
+
+
+@dataclass(frozen=True)
+class Detection:
+    """A face as a detector sees it, photo pixels.
+
+    box:       (4,) left, top, right, bottom.
+    keypoints: (6, 2) the subject's right eye, left eye, nose, mouth, right ear, left ear.
+    """
+
+    score: float
+    box: NDArray[np.float64]
+    keypoints: NDArray[np.float64]
+
+    @property
+    def side(self) -> float:
+        return float(max(self.box[2] - self.box[0], self.box[3] - self.box[1]))
+
+
+@dataclass(frozen=True)
+class Landmarks:
+    """478 points of a face, photo pixels: 468 of the mesh, 5 of the right iris, 5 of the left (the subject's).
+
+    points: (478, 3); z has the scale of x and y and grows away from the viewer.
+    score:  0 to 1.
+    """
+
+    points: NDArray[np.float64]
+    score: float
+
+
+@dataclass(frozen=True)
+class View:
+    """The direction from which the photo was taken, and the crop that goes with it.
+
+    photo_from_crop: (3, 3) similarity, crop pixels to photo pixels.
+    error:           weighted root mean square distance of template and landmarks, in eye distances.
+    """
+
+    azimuth_deg: float
+    elevation_deg: float
+    photo_from_crop: NDArray[np.float64]
+    error: float
+
+
+def align(photo: Photo, face: FaceNetworks, progress: Progress = silent) -> AlignedPortrait:
+    """Find the largest face and cut its head out, with camera and matte.
+
+    Raises NoFaceFound, FaceTooSmall, FaceCutOff or FaceTurnedAway.
+    """
+    progress(0.0, "Looking for the face")
+    detections = find_faces(photo.rgb, face)
+    if not detections:
+        raise NoFaceFound()
+    progress(0.3, "Measuring the face")
+    landmarks = _landmarks_of_largest(photo.rgb, detections, face)
+    _check_size_and_frame(landmarks, photo)
+    view = fit_view(landmarks.points[:MESH_POINTS, :2], face.template_head)
+    camera = orbit_camera(view.azimuth_deg, view.elevation_deg)
+    yaw_deg, pitch_deg, roll_deg = face_angles(camera, view.photo_from_crop)
+    if abs(yaw_deg) > MAX_YAW_DEG:
+        raise FaceTurnedAway()
+    progress(0.5, "Cutting out the head")
+    image = crop_image(photo.rgb, view.photo_from_crop)
+    matte = matte_person(photo, landmarks.points[:MESH_POINTS, :2], view.photo_from_crop, image, face)
+    progress(1.0, "Cutting out the head")
+    return AlignedPortrait(
+        image=image,
+        matte=matte,
+        camera=camera,
+        photo_from_crop=view.photo_from_crop,
+        landmarks=_into_crop(landmarks.points, view.photo_from_crop),
+        pose=FacePose(
+            yaw_deg=yaw_deg,
+            pitch_deg=pitch_deg,
+            roll_deg=roll_deg,
+            landmark_score=landmarks.score,
+            inter_ocular_px=inter_ocular(landmarks.points),
+            faces_found=len(detections),
+        ),
+    )
+
+
+def find_faces(rgb: NDArray[np.uint8], face: FaceNetworks) -> list[Detection]:
+    """All faces in the photo, the largest first. Photos in which none is seen are looked at again in tiles."""
+    height, width = rgb.shape[:2]
+    found = _detect(rgb, (0, 0, width, height), face)
+    if not found:
+        for row in range(3):
+            for column in range(3):
+                w, h = width * TILE_SHARE, height * TILE_SHARE
+                left, top = column * w / 2, row * h / 2
+                found += _detect(rgb, (left, top, left + w, top + h), face)
+    return sorted(_one_per_face(found), key=lambda detection: -detection.side)
+
+
+def _detect(rgb: NDArray[np.uint8], window: tuple[float, float, float, float], face: FaceNetworks) -> list[Detection]:
+    """What both detectors see in a window of the photo."""
+    short = _run_detector(rgb, window, face.short_range, SHORT_RANGE_SIZE_PX, SHORT_RANGE_ANCHORS, face.device)
+    full = _run_detector(rgb, window, face.full_range, FULL_RANGE_SIZE_PX, FULL_RANGE_ANCHORS, face.device)
+    return short + full
+
+
+def _anchors(size: int, layers: list[tuple[int, int]]) -> NDArray[np.float64]:
+    """(n, 2) anchor points in [0, 1]; layers are (stride in pixels, anchors per cell)."""
+    grids = []
+    for stride, repeats in layers:
+        centres = (np.arange(size // stride) + 0.5) * stride / size
+        x, y = np.meshgrid(centres, centres)
+        grids.append(np.stack([x, y], axis=-1).reshape(-1, 2).repeat(repeats, axis=0))
+    return np.concatenate(grids)
+
+
+SHORT_RANGE_ANCHORS = _anchors(SHORT_RANGE_SIZE_PX, [(8, 2), (16, 6)])
+FULL_RANGE_ANCHORS = _anchors(FULL_RANGE_SIZE_PX, [(4, 1)])
+
+
+def _run_detector(
+    rgb: NDArray[np.uint8],
+    window: tuple[float, float, float, float],
+    network: GraphNetwork,
+    size: int,
+    anchors: NDArray[np.float64],
+    device: torch.device,
+) -> list[Detection]:
+    """Faces above the score in a window, put black-padded into a square as the detector was trained."""
+    left, top, right, bottom = window
+    half = max(right - left, bottom - top) / 2
+    x, y = (left + right) / 2, (top + bottom) / 2
+    photo_from_network = window_matrix(x - half, y - half, x + half, y + half, size)
+    view, coverage = resample(rgb, photo_from_network, (size, size))
+    picture = view * coverage[..., None] / 127.5 - 1.0
+    with torch.inference_mode():
+        numbers, logits = network(torch.from_numpy(picture).permute(2, 0, 1)[None].to(device))
+    scores = torch.sigmoid(logits[0, :, 0]).cpu().numpy()
+    sure = scores > DETECTION_SCORE
+    # Per anchor: offset of the centre, width and height, then six points' offsets, all in network pixels.
+    rows = numbers[0].cpu().numpy().astype(np.float64)[sure].reshape(-1, 8, 2)
+    origins = anchors[sure] * size
+    found = []
+    for score, row, origin in zip(scores[sure], rows, origins, strict=True):
+        corners = np.stack([origin + row[0] - row[1] / 2, origin + row[0] + row[1] / 2])
+        found.append(
+            Detection(
+                score=float(score),
+                box=transform_points(photo_from_network, corners).ravel(),
+                keypoints=transform_points(photo_from_network, origin + row[2:]),
+            )
+        )
+    return found
+
+
+def _one_per_face(found: list[Detection]) -> list[Detection]:
+    """Non-maximum suppression that averages the boxes of one face, weighted by their scores."""
+    waiting = sorted(found, key=lambda detection: -detection.score)
+    faces = []
+    while waiting:
+        best = waiting[0]
+        same = [other for other in waiting if _overlap(best.box, other.box) > OVERLAP_OF_ONE_FACE]
+        waiting = [other for other in waiting if not any(other is one for one in same)]
+        weights = np.array([one.score for one in same])
+        faces.append(
+            Detection(
+                score=best.score,
+                box=np.average([one.box for one in same], axis=0, weights=weights),
+                keypoints=np.average([one.keypoints for one in same], axis=0, weights=weights),
+            )
+        )
+    return faces
+
+
+def _overlap(a: NDArray, b: NDArray) -> float:
+    """Intersection over union of two boxes."""
+    inner = np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None).prod()
+    return float(inner / ((a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - inner))
+
+
+def find_landmarks(rgb: NDArray[np.uint8], detection: Detection, face: FaceNetworks) -> Landmarks:
+    """478 landmarks of a detected face: the second look at it, or the surest of a few when that one is unsure."""
+    centre = (detection.box[:2] + detection.box[2:]) / 2
+    along_eyes = detection.keypoints[1] - detection.keypoints[0]
+    extent = detection.side
+    looks: list[Landmarks] = []
+    while len(looks) < MAX_LANDMARK_LOOKS:
+        looks.append(_look_at_face(rgb, centre, extent, math.atan2(along_eyes[1], along_eyes[0]), face))
+        if len(looks) >= LANDMARK_LOOKS and looks[-1].score >= SURE_LANDMARK_SCORE:
+            return looks[-1]
+        points = looks[-1].points[:MESH_POINTS, :2]
+        along_eyes = points[LEFT_EYE_CORNERS[0]] - points[RIGHT_EYE_CORNERS[0]]
+        upright = along_eyes / np.linalg.norm(along_eyes)
+        axes = np.stack([upright, [-upright[1], upright[0]]])
+        low, high = (points @ axes.T).min(0), (points @ axes.T).max(0)
+        centre, extent = (low + high) / 2 @ axes, float((high - low).max())
+    return max(looks, key=lambda look: look.score)
+
+
+def _look_at_face(
+    rgb: NDArray[np.uint8], centre: NDArray, extent: float, angle_rad: float, face: FaceNetworks
+) -> Landmarks:
+    """The landmark network on one turned window; mouth, eyes and irises from its refining branches."""
+    middle = np.full(2, LANDMARK_SIZE_PX / 2)
+    scale = FACE_WINDOW * extent / LANDMARK_SIZE_PX
+    photo_from_window = similarity_matrix(scale, angle_rad, middle, centre)
+    view, coverage = resample(rgb, photo_from_window, (LANDMARK_SIZE_PX, LANDMARK_SIZE_PX))
+    picture = torch.from_numpy(view * coverage[..., None] / 255.0).permute(2, 0, 1)[None].to(face.device)
+    with torch.inference_mode():
+        outputs = [output.reshape(-1).cpu().numpy().astype(np.float64) for output in face.landmarks(picture)]
+    mesh, lips, right_eye, left_eye, right_iris, left_iris, flag = outputs
+    points = np.zeros((MESH_POINTS + 10, 3))
+    points[:MESH_POINTS] = mesh.reshape(-1, 3)
+    regions = face.landmarks.options_of("Landmarks2TransformMatrix")
+    for region, refined in zip(regions, (lips, right_eye, left_eye), strict=True):
+        points[region["subset_idxs"], :2] = refined.reshape(-1, 2)
+    for start, iris, corners in ((468, right_iris, RIGHT_EYE_CORNERS), (473, left_iris, LEFT_EYE_CORNERS)):
+        points[start : start + 5, :2] = iris.reshape(-1, 2)
+        points[start : start + 5, 2] = points[corners, 2].mean()  # the network gives irises no depth
+    points[:, :2] = transform_points(photo_from_window, points[:, :2])
+    points[:, 2] *= scale
+    return Landmarks(points, float(1 / (1 + np.exp(-flag[0]))))
+
+
+def _landmarks_of_largest(rgb: NDArray[np.uint8], detections: list[Detection], face: FaceNetworks) -> Landmarks:
+    """Landmarks of the largest detection that the landmark network takes for a face."""
+    turned_away = False
+    for detection in detections:
+        landmarks = find_landmarks(rgb, detection, face)
+        if landmarks.score >= MIN_LANDMARK_SCORE:
+            return landmarks
+        turned_away = turned_away or detection.score > SURE_DETECTION
+    raise FaceTurnedAway() if turned_away else NoFaceFound()
+
+
+def _check_size_and_frame(landmarks: Landmarks, photo: Photo) -> None:
+    """Raise FaceTooSmall or FaceCutOff."""
+    mesh = landmarks.points[:MESH_POINTS]
+    # With depth, so that turning the head does not make the face smaller.
+    face_width = float(np.linalg.norm(mesh[CHEEKS[1]] - mesh[CHEEKS[0]]))
+    if face_width < MIN_FACE_PX:
+        raise FaceTooSmall(f"The face is too small in the photo: {face_width:.0f} pixels wide.")
+    height, width = photo.rgb.shape[:2]
+    outside = np.maximum(-mesh[:, :2], mesh[:, :2] - [width, height]).max()
+    if outside > CUT_OFF_TOLERANCE * face_width:
+        raise FaceCutOff()
+
+
+def fit_view(landmarks_photo: NDArray, template_head: NDArray) -> View:
+    """Fit the camera's direction and the crop to landmarks.
+
+    landmarks_photo: (468, 2) photo pixels.
+    template_head:   (468, 3) the same points of the mean face, head frame.
+
+    For any direction the best similarity has a closed form, so the search has two unknowns. The crop's camera fixes
+    the perspective: the photo's own is unknown, and heads are drawn by the model with this one.
+    """
+    weights = np.ones(len(template_head))
+
+    def crop_points(direction: NDArray) -> NDArray:
+        picture, _ = project(template_head, orbit_camera(direction[0], direction[1]))
+        return picture * CROP_SIZE_PX
+
+    def residuals(direction: NDArray) -> NDArray:
+        points = crop_points(direction)
+        matrix = fit_similarity(points, landmarks_photo, weights)
+        distances = (transform_points(matrix, points) - landmarks_photo) * np.sqrt(weights)[:, None]
+        return (distances / photo_scale).ravel()
+
+    photo_scale = float(np.ptp(landmarks_photo, axis=0).max())
+    starts = [
+        np.array([azimuth, elevation]) for azimuth in (-60.0, -30.0, 0.0, 30.0, 60.0) for elevation in (-20.0, 20.0)
+    ]
+    start = min(starts, key=lambda direction: float((residuals(direction) ** 2).sum()))
+    fit = least_squares(residuals, start, bounds=([-120.0, -80.0], [120.0, 80.0]))
+    matrix = fit_similarity(crop_points(fit.x), landmarks_photo, weights)
+    error = np.sqrt((residuals(fit.x) ** 2).sum() / weights.sum()) * photo_scale / inter_ocular(landmarks_photo)
+    return View(float(fit.x[0]), float(fit.x[1]), matrix, float(error))
+
+
+def fit_similarity(source: NDArray, target: NDArray, weights: NDArray) -> NDArray[np.float64]:
+    """(3, 3) turn, scale and shift that brings (n, 2) points nearest to (n, 2) others, least squares, no mirroring."""
+    weights = weights / weights.sum()
+    # As complex numbers a similarity is one multiplication and one addition.
+    a, b = source @ [1, 1j], target @ [1, 1j]
+    a_mean, b_mean = weights @ a, weights @ b
+    factor = (weights * np.conj(a - a_mean)) @ (b - b_mean) / (weights @ np.abs(a - a_mean) ** 2)
+    centre_from, centre_to = (np.array([z.real, z.imag]) for z in (a_mean, b_mean))
+    return similarity_matrix(abs(factor), float(np.angle(factor)), centre_from, centre_to)
+
+
+def face_angles(camera: Camera, photo_from_crop: NDArray) -> tuple[float, float, float]:
+    """(yaw, pitch, roll) of the face in the photo, degrees, signs as in FacePose."""
+    scale = np.hypot(*photo_from_crop[:2, 0])
+    turn = np.eye(3)
+    turn[:2, :2] = photo_from_crop[:2, :2] / scale
+    # Photo axes here: x right, y down, z away from the viewer; the columns are the head's axes seen in them.
+    _, up, out = (turn @ camera.cam2world[:3, :3].T).T
+    yaw = math.atan2(out[0], -out[2])
+    pitch = math.asin(np.clip(-out[1], -1.0, 1.0))
+    roll = math.atan2(-up[0], -up[1])
+    return math.degrees(yaw), math.degrees(pitch), math.degrees(roll)
+
+
+def crop_image(rgb: NDArray[np.uint8], photo_from_crop: NDArray, size: int = CROP_SIZE_PX) -> NDArray[np.uint8]:
+    """(size, size, 3) uint8 crop, the photo's edge extended outside of it."""
+    drawn, _ = resample(rgb, photo_from_crop @ np.diag([CROP_SIZE_PX / size, CROP_SIZE_PX / size, 1.0]), (size, size))
+    return np.rint(drawn).astype(np.uint8)
+
+
+def inter_ocular(landmarks: NDArray) -> float:
+    """Distance of the eye centres, from landmarks (n, 2 or more), in their unit."""
+    right, left = (landmarks[corners, :2].mean(axis=0) for corners in (RIGHT_EYE_CORNERS, LEFT_EYE_CORNERS))
+    return float(np.linalg.norm(left - right))
+
+
+def _into_crop(points_photo: NDArray, photo_from_crop: NDArray) -> NDArray[np.float64]:
+    """(n, 3) photo pixels to crop pixels, z scaled alike."""
+    crop_from_photo = np.linalg.inv(photo_from_crop)
+    xy = transform_points(crop_from_photo, points_photo[:, :2])
+    return np.column_stack([xy, points_photo[:, 2] * np.hypot(*crop_from_photo[:2, 0])])
