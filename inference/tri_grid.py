@@ -79,3 +79,33 @@ def sample_planes(planes: Tensor, points: Tensor, box_side: float, merge: PlaneM
     features = sample_planes_apart(planes, points, box_side)  # (n, 3, channels, m)
     merged = features.mean(dim=1) if merge == "mean" else features.flatten(1, 2)
     return merged.transpose(1, 2)
+
+
+def plane_points(resolution: int, samples: int, box_side: float) -> Tensor:
+    """Where the cells of the three planes lie: points along each cell's normal, through the whole box.
+
+    samples: points a cell, evenly spaced along the axis of the slices.
+    Returns: (3, samples, resolution, resolution, 3) head frame.
+    """
+    cell = ((torch.arange(resolution) + 0.5) / resolution - 0.5) * box_side
+    along = ((torch.arange(samples) + 0.5) / samples - 0.5) * box_side
+    points = torch.empty(3, samples, resolution, resolution, 3)
+    for k, (column_axis, row_axis, slice_axis) in enumerate(PLANE_AXES):
+        points[k, ..., column_axis] = cell
+        points[k, ..., row_axis] = cell[:, None]
+        points[k, ..., slice_axis] = along[:, None, None]
+    return points
+
+
+def plane_votes(points: Tensor, values: Tensor, tri_grid: TriGrid) -> Tensor:
+    """Add each point's value to the cells it reads, by the weights it reads them with: the transpose of sampling.
+
+    points:  (m, 3) head frame. values: (m,).
+    Returns: (3, depth, resolution, resolution).
+    """
+    _, _, depth, rows, columns = tri_grid.planes.shape
+    empty = tri_grid.planes.new_zeros(1, 3, 1, depth, rows, columns).requires_grad_()
+    with torch.enable_grad():
+        read = sample_planes_apart(empty, points[None], tri_grid.box_side)  # (1, 3, 1, m)
+        (votes,) = torch.autograd.grad(read, empty, values.expand_as(read))
+    return votes[0, :, 0]

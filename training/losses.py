@@ -1,0 +1,49 @@
+"""What a tri-grid is told about a head: signed distance, colour and normals at points."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from inference.generator import DISTANCE_UNIT, TriPlaneGenerator
+
+from .dataset import Points, Surface
+
+COLOUR_BAND = 0.015  # box units (8 mm): only near the surface does colour mean anything
+NORMAL_STEP = 0.007  # box units: two thirds of a plane's cell, so that a difference spans real texels
+NORMAL_JITTER = 0.0035  # box units: normals are right a little off the surface too
+TETRAHEDRON = ((1.0, -1.0, -1.0), (-1.0, 1.0, -1.0), (-1.0, -1.0, 1.0), (1.0, 1.0, 1.0))
+
+
+def point_losses(
+    generator: TriPlaneGenerator, planes: Tensor, batch: Points, weights: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Mean absolute error of the distance (in `DISTANCE_UNIT`, both clamped there) and of the colour near the surface.
+
+    planes:  (n, 3, channels, depth, res, res). weights: (n, m) of the points, all 1 when None.
+    """
+    distance, colour = generator.query_distance(planes, batch.points)
+    weights = torch.ones_like(distance) if weights is None else weights
+    target = batch.distance.clamp(-DISTANCE_UNIT, DISTANCE_UNIT)
+    error = (distance - target).abs() / DISTANCE_UNIT
+    # Far away only the side matters: a prediction beyond the clamp on the right side is right.
+    beyond = (target.abs() >= DISTANCE_UNIT) & (distance * target.sign() > DISTANCE_UNIT)
+    error = torch.where(beyond, 0, error)
+    near = weights * (batch.distance.abs() < COLOUR_BAND)
+    colour_error = (colour - batch.colour).abs().mean(dim=-1)
+    return (error * weights).sum() / weights.sum(), (colour_error * near).sum() / near.sum().clamp(min=1)
+
+
+def normal_loss(generator: TriPlaneGenerator, planes: Tensor, surface: Surface, noise: torch.Generator) -> Tensor:
+    """Distance between the field's gradient, by a tetrahedron of differences, and the surface's normal."""
+    corners = surface.points.new_tensor(TETRAHEDRON)
+    jitter = torch.randn(surface.points.shape, generator=noise) * NORMAL_JITTER
+    points = (surface.points + jitter)[:, :, None] + NORMAL_STEP * corners
+    distance, _ = generator.query_distance(planes, points.flatten(1, 2))
+    gradient = (distance.view(*surface.points.shape[:2], 4, 1) * corners).sum(dim=2) / (4 * NORMAL_STEP)
+    return (gradient - surface.normals).norm(dim=-1).mean()
+
+
+def plane_variation(planes: Tensor) -> Tensor:
+    """Mean squared difference of neighbouring cells: keeps what no point speaks of smooth."""
+    return planes.diff(dim=-1).square().mean() + planes.diff(dim=-2).square().mean()
