@@ -24,6 +24,8 @@ PART_MARGIN_PX = 6  # at 512: keeps the soft edge around the person's part
 GUIDE_RADIUS = 1 / 85  # of the crop's side: the width of a soft edge
 GUIDE_VARIANCE = 1e-4  # of luminance in [0, 1]: contrasts below 1 % are not edges
 SHARPENED_RANGE = (0.08, 0.92)  # the guided filter leaves a haze; stretched to 0 and 1
+DECIDED_RANGE = (0.2, 0.7)  # away from the border the network's doubt (hats, dark hair) is stretched to 0 and 1
+DARK_MEAN = 0.3  # of a view's values in [0, 1]: darker ones are lifted to it, else black hair is lost in black walls
 CUT_OUT_AGREEMENT = 0.85  # overlap of alpha and matte from which alpha is taken to be a cut-out of the person
 
 
@@ -73,11 +75,17 @@ def _segment(
     """
     photo_from_network = window_matrix(*window, NETWORK_SIZE_PX)
     view, _ = resample(rgb, photo_from_network, (NETWORK_SIZE_PX, NETWORK_SIZE_PX))
-    picture = torch.from_numpy(view / 255.0).permute(2, 0, 1).to(face.device)
+    picture = torch.from_numpy(_lift_shadows(view / np.float32(255.0))).permute(2, 0, 1).to(face.device)
     with torch.inference_mode():
         upright, mirrored = face.segmentation(torch.stack([picture, picture.flip(-1)]))[0][..., 0]
         probability = ((upright + mirrored.flip(-1)) / 2).cpu().numpy()
     return resample(probability, np.linalg.inv(photo_from_network) @ photo_from_crop, (size, size))
+
+
+def _lift_shadows(view: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Brighten a dark picture in [0, 1] by the gamma that would bring its mean to DARK_MEAN."""
+    mean = float(view.mean().clip(1e-3, 1.0))
+    return view if mean >= DARK_MEAN else view ** np.float32(np.log(DARK_MEAN) / np.log(mean))
 
 
 def _keep_part_with(likely: NDArray[np.float32], landmarks_crop: NDArray) -> NDArray[np.float32]:
@@ -94,15 +102,19 @@ def _keep_part_with(likely: NDArray[np.float32], landmarks_crop: NDArray) -> NDA
 
 
 def _follow_edges(likely: NDArray[np.float32], crop: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Sharpen the matte's border along the picture's edges; the rest stays as the network said."""
+    """Sharpen the matte's border along the picture's edges, and decide the rest."""
     radius = max(2, round(GUIDE_RADIUS * likely.shape[0]))
     solid = likely > 0.5
     border = ndimage.binary_dilation(solid, iterations=2 * radius) & ~ndimage.binary_erosion(
         solid, iterations=2 * radius, border_value=1
     )
-    low, high = SHARPENED_RANGE
     guided = _guided_filter(likely, crop.astype(np.float32) / 255.0, radius, GUIDE_VARIANCE)
-    return np.where(border, ((guided - low) / (high - low)).clip(0.0, 1.0), likely)
+    return np.where(border, _stretch(guided, SHARPENED_RANGE), _stretch(likely, DECIDED_RANGE))
+
+
+def _stretch(values: NDArray[np.float32], limits: tuple[float, float]) -> NDArray[np.float32]:
+    low, high = limits
+    return ((values - low) / (high - low)).clip(0.0, 1.0)
 
 
 def _guided_filter(
