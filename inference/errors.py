@@ -126,8 +126,9 @@ class WorkerDied(HeadcastError):
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether numpy or torch, on any device, gave up for want of memory; torch says so in words only."""
     words = str(error).lower()
+    phrases = ("out of memory", "not enough memory", "can't allocate memory")
     return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and ("out of memory" in words or "can't allocate memory" in words)
+        isinstance(error, RuntimeError) and any(phrase in words for phrase in phrases)
     )
 
 

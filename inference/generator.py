@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .stylegan import FullyConnected, MappingNetwork, NoiseMode, SynthesisBlock, SynthesisNetwork, ToRGB
 from .tri_grid import PlaneMerge, sample_planes
 
-DISTANCE_UNIT = 0.05  # box units of signed distance per unit of decoder output: keeps outputs near the surface of order 1
+DISTANCE_UNIT = 0.05  # box units of signed distance per unit of decoder output, so that outputs are of order 1
 SUPERRESOLUTION_CLAMP = 256.0  # PanoHead trained these layers in half precision, with their outputs limited to this
 MEAN_PLANES_START = 0.05  # standard deviation of the mean tri-grid before training
 MEAN_PLANES_START_RESOLUTION = 8  # px; finer random planes leave a grid of noise on the surface that stays
@@ -147,6 +147,7 @@ class Decoder(nn.Module):
         """The first output of `forward` without the cost of the colours."""
         hidden = self.net[:-1](features)
         last = self.net[-1]
+        assert isinstance(last, FullyConnected)
         return F.linear(hidden, last.weight[:1] * last.weight_gain, last.bias[:1] * last.bias_gain)[..., 0]
 
 
@@ -330,13 +331,15 @@ class TriPlaneGenerator(nn.Module):
         raw, colour = self.decoder(self.features(planes, points))
         return raw * DISTANCE_UNIT, self.colour_from_raw(colour)
 
-    def point_colours(self, colour: Tensor, w: Tensor) -> Tensor:
+    def point_colours(self, colour: Tensor, w: Tensor | None) -> Tensor:
         """sRGB in [0, 1] of decoded colours (n, m, decoder_features) of a head with latent w (n, w_dim).
 
         PanoHead's features become colours only through a layer steered by the last row of w_plus; the starter's are
-        colours already, and w is not read.
+        colours already, and w is not read. Raises ValueError where w is needed and missing.
         """
         if not self.config.superresolution:
             return colour
+        if w is None:
+            raise ValueError("this generator needs the latent to turn its features into colours")
         rgb = self.torgb(colour.transpose(1, 2)[..., None], w)[..., 0].transpose(1, 2)
         return ((rgb + 1.0) / 2.0).clamp(0.0, 1.0)

@@ -210,7 +210,8 @@ def render_view(
         for part in directions.split(chunk, dim=1)
     ]
     features, depth, mask = (
-        torch.cat(kind, dim=1).transpose(1, 2).reshape(n, -1, resolution, resolution) for kind in zip(*parts)
+        torch.cat(chunks, dim=1).transpose(1, 2).reshape(n, -1, resolution, resolution)
+        for chunks in zip(*parts, strict=True)
     )
     return View(features, depth, mask)
 

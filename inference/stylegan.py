@@ -313,11 +313,15 @@ class SynthesisNetwork(nn.Module):
 
     def forward(self, w_plus: Tensor, noise_mode: NoiseMode = "const") -> Tensor:
         """w_plus (n, num_ws, w_dim) to (n, image_channels, resolution, resolution)."""
-        x, image, row = None, None, 0
+        x: Tensor | None = None
+        image: Tensor | None = None
+        row = 0
         for size in self.resolutions:
             block = self.get_submodule(f"b{size}")
+            assert isinstance(block, SynthesisBlock)
             # A block's image shares its latent with the first convolution of the next block.
             rows = w_plus[:, row : row + block.convolutions + 1]
             x, image = block(x, image, rows, noise_mode)
             row += block.convolutions
+        assert image is not None
         return image

@@ -41,7 +41,7 @@ MASK_STRETCH = 0.001  # the published code widens its mask, and only it, by this
 
 
 def fill(key: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Pseudo-random value of one tensor: a stream of normals seeded by its name, scaled so activations stay moderate."""
+    """Pseudo-random value of one tensor: normals seeded by its name, scaled so that activations stay moderate."""
     if key.endswith("resample_filter"):
         taps = np.array([1, 3, 3, 1])
         return (np.outer(taps, taps) / 64).astype(np.float32)
@@ -226,7 +226,8 @@ def test_rays_leave_the_camera_as_published(expected: dict[str, Tensor]) -> None
 def test_published_cameras_are_orbit_cameras(expected: dict[str, Tensor]) -> None:
     """Their angles: h grows to the subject's left from -x, v is a share of the way down, not an angle."""
     compared = 0
-    for (h, v, radius, *pivot), matrix in zip(expected["cam_table_in"].tolist(), expected["cam_table_cam2world"]):
+    table = zip(expected["cam_table_in"].tolist(), expected["cam_table_cam2world"], strict=True)
+    for (h, v, radius, *pivot), matrix in table:
         azimuth_deg = np.degrees(h - np.pi / 2)
         elevation_deg = 90.0 - np.degrees(np.arccos(1 - 2 * v / np.pi))
         ours = torch.from_numpy(orbit_camera(azimuth_deg, elevation_deg, radius).cam2world).float()

@@ -1,0 +1,183 @@
+"""Weights on disk: one safetensors file holds a generator, its two encoders, and the sizes to rebuild them.
+
+The file's metadata has one entry, `headcast`: JSON with the format's number, the model's name, the sizes of generator
+and encoders, and what its maker says of licence and training. Tensors are stored in half precision under the prefixes
+generator., visible. and occluded., and run in single precision. Reading such a file runs none of its content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from .encoders import EncoderConfig, OccludedEncoder, PortraitEncoder, VisibleEncoder
+from .errors import WeightsDamaged, WeightsMissing
+from .generator import GeneratorConfig, TriPlaneGenerator
+
+WEIGHTS_FOLDER = Path(__file__).parent / "weights"
+INDEX_FILE = WEIGHTS_FOLDER / "index.json"  # sha256 of each bundled file, by file name
+METADATA_KEY = "headcast"
+FORMAT = 1  # raised when older readers could not make sense of a file
+SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True)
+class HeadModel:
+    """The networks of one model, ready to use: on their device, in single precision, without gradients.
+
+    config: the file's own words about itself (format, name, sizes, licence, training).
+    sha256: of the whole file, hexadecimal.
+    """
+
+    generator: TriPlaneGenerator
+    visible: VisibleEncoder
+    occluded: OccludedEncoder
+    config: dict[str, Any]
+    sha256: str
+    name: str
+
+
+def load(name_or_path: str | Path, device: torch.device | str = "cpu") -> HeadModel:
+    """Read a bundled model by name, or any by the path of its file.
+
+    Raises WeightsMissing when there is no such file or it lacks the encoders, WeightsDamaged when it cannot be read, is
+    of another format, or is a bundled file whose checksum does not match.
+    """
+    path = find(name_or_path)
+    digest = checked_sha256(path)
+    config, tensors = read(path)
+    if "encoders" not in config:
+        raise WeightsMissing(
+            f"The file {path.name} holds a generator but no encoders.",
+            "Choose a file that holds the encoders for this generator too.",
+        )
+    try:
+        generator_config = GeneratorConfig.from_dict(config["generator"])
+        generator = TriPlaneGenerator(generator_config)
+        visible, occluded = (
+            kind(EncoderConfig.from_dict(config["encoders"][part]), generator_config, generator_config.num_ws)
+            for kind, part in ((VisibleEncoder, "visible"), (OccludedEncoder, "occluded"))
+        )
+        for part, network in (("generator", generator), ("visible", visible), ("occluded", occluded)):
+            fill(network, tensors, part, device)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise WeightsDamaged(f"The weights file {path.name} does not fit together.") from error
+    assert isinstance(visible, VisibleEncoder) and isinstance(occluded, OccludedEncoder)
+    return HeadModel(generator, visible, occluded, config, digest, config["name"])
+
+
+def load_generator(name_or_path: str | Path, device: torch.device | str = "cpu") -> TriPlaneGenerator:
+    """The generator alone, also of a file without encoders. Raises as `load` does."""
+    path = find(name_or_path)
+    checked_sha256(path)
+    config, tensors = read(path)
+    try:
+        generator = TriPlaneGenerator(GeneratorConfig.from_dict(config["generator"]))
+        fill(generator, tensors, "generator", device)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise WeightsDamaged(f"The weights file {path.name} does not fit together.") from error
+    return generator
+
+
+def save(
+    path: Path,
+    generator: TriPlaneGenerator,
+    visible: PortraitEncoder | None,
+    occluded: PortraitEncoder | None,
+    name: str,
+    info: Mapping[str, Any],
+) -> str:
+    """Write a model in half precision.
+
+    visible, occluded: both, or None for a generator without encoders.
+    info:              added to the metadata, such as `licence` and `training`; plain values for JSON.
+    Returns: the file's sha256. Raises ValueError where a weight is too large for half precision.
+    """
+    config: dict[str, Any] = {"format": FORMAT, "name": name, "generator": generator.config.to_dict(), **info}
+    networks: dict[str, nn.Module] = {"generator": generator}
+    if visible is not None and occluded is not None:
+        networks |= {"visible": visible, "occluded": occluded}
+        config["encoders"] = {"visible": visible.config.to_dict(), "occluded": occluded.config.to_dict()}
+    tensors = {}
+    for part, network in networks.items():
+        for key, value in network.state_dict().items():
+            half = value.detach().to("cpu", torch.float16).contiguous()
+            if not torch.isfinite(half).all():
+                raise ValueError(f"{part}.{key} does not fit in half precision")
+            tensors[f"{part}.{key}"] = half
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path, metadata={METADATA_KEY: json.dumps(config)})
+    return sha256_of(path)
+
+
+def note_bundled(path: Path) -> None:
+    """Record a file of the weights folder as bundled: from now on its checksum must match."""
+    index = json.loads(INDEX_FILE.read_text(encoding="utf-8")) if INDEX_FILE.exists() else {}
+    index[path.name] = sha256_of(path)
+    INDEX_FILE.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def find(name_or_path: str | Path) -> Path:
+    """The file of a model. Raises WeightsMissing."""
+    is_path = str(name_or_path).endswith(SUFFIX)
+    path = Path(name_or_path) if is_path else WEIGHTS_FOLDER / f"{name_or_path}{SUFFIX}"
+    if not path.is_file():
+        raise WeightsMissing(f"The weights of the model {name_or_path} are missing.")
+    return path
+
+
+def checked_sha256(path: Path) -> str:
+    """The file's sha256. Raises WeightsDamaged when it is a bundled file and not as it was made."""
+    digest = sha256_of(path)
+    if path.resolve().parent == WEIGHTS_FOLDER.resolve() and INDEX_FILE.exists():
+        expected = json.loads(INDEX_FILE.read_text(encoding="utf-8")).get(path.name, digest)
+        if digest != expected:
+            raise WeightsDamaged()
+    return digest
+
+
+def sha256_of(path: Path) -> str:
+    """Checksum of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What a file says of itself, and its tensors as stored, on the CPU. Raises WeightsDamaged."""
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = (file.metadata() or {}).get(METADATA_KEY)
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
+    except SafetensorError as error:
+        raise WeightsDamaged(f"The weights file {path.name} is damaged.") from error
+    if metadata is None:
+        raise WeightsDamaged(
+            f"The file {path.name} holds no Headcast model.", "Choose a weights file that Headcast made or converted."
+        )
+    try:
+        config = json.loads(metadata)
+    except json.JSONDecodeError as error:
+        raise WeightsDamaged(f"The weights file {path.name} is damaged.") from error
+    if config.get("format") != FORMAT:
+        raise WeightsDamaged(
+            f"The weights file {path.name} was made for another version of Headcast.",
+            "Update Headcast, or choose another model.",
+        )
+    return config, tensors
+
+
+def fill(network: nn.Module, tensors: Mapping[str, Tensor], part: str, device: torch.device | str) -> None:
+    """Give a network the tensors under its prefix and make it ready to use; raises RuntimeError if they do not fit."""
+    prefix = f"{part}."
+    state = {key.removeprefix(prefix): value.float() for key, value in tensors.items() if key.startswith(prefix)}
+    network.load_state_dict(state, strict=True)
+    network.to(device).eval().requires_grad_(False)
