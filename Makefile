@@ -47,8 +47,8 @@ test: $(READY) ## Run all tests, lint and types among them
 lint: $(READY) ## Check style (ruff) and types (mypy) only
 	$(RUN) -m tests.lint
 
-extension: $(READY) ## Build and validate the Blender extension: out/headcast-VERSION.zip
-	$(RUN) -m wheels.extension --out $(OUT)
+extension: $(READY) ## Build and validate the extension zip; EXTENSION_ARGS="--platform linux-x64" packs the engine too
+	$(RUN) -m wheels extension --out $(OUT) $(EXTENSION_ARGS)
 
 bench: $(READY) ## Print the stage table of a warm reconstruction; BENCH_ARGS="--repeat 10" shows memory growth
 	$(RUN) -m tests.bench $(BENCH_ARGS)

@@ -1,0 +1,211 @@
+"""A finished job folder becomes a collection in the scene: head, skin, and the camera that took the photo."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import bmesh
+import bpy
+import numpy as np
+from mathutils import Matrix
+
+from .material import skin_material
+
+HEAD_NAME = "Head"
+VISIBILITY = "visibility"  # point attribute: 1 where the photo showed the skin, 0 where it is imagined
+GLB_VISIBILITY = "_VISIBILITY"  # glTF wants names of its own invention to begin with an underscore
+
+# glTF's axes (y up, face to +z) to Blender's (z up, face to -y): the turn Blender's own importer makes to the mesh.
+BLENDER_FROM_GLTF = np.array([[1.0, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
+# A camera of OpenCV looks along +z with y down, one of Blender along -z with y up.
+OPENCV_FROM_BLENDER_CAMERA = np.diag([1.0, -1.0, -1.0, 1.0])
+
+SENSOR_MM = 36.0  # full frame; only the ratio to the focal length matters
+WELD_M = 1e-7  # the unwrap doubles vertices along seams at the very same place
+CAMERA_DISPLAY_M = 0.1
+
+# Everything an import may add to the file, so that a failed one can be taken out again.
+DATABLOCKS = ("objects", "meshes", "cameras", "materials", "images", "collections", "node_groups", "actions")
+
+
+class ImportFailed(Exception):
+    """The job folder could not be brought into the scene: `message` says why, `hint` what to do."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        self.message, self.hint = message, hint
+        super().__init__(message)
+
+
+def import_head(context: bpy.types.Context, folder: Path, name: str) -> bpy.types.Collection:
+    """Bring the job folder's head into the scene at the 3D cursor; it is selected and active afterwards.
+
+    folder:  holds head.glb, head.json and portrait.png.
+    name:    of the photo, for the collection and the data in it.
+    Raises ImportFailed; the file and the selection are then as they were.
+    """
+    if not hasattr(bpy.types, "IMPORT_SCENE_OT_gltf"):
+        raise ImportFailed("Blender's glTF importer is switched off.", "Enable the add-on glTF 2.0 format.")
+    with _all_or_nothing(context):
+        try:
+            report = json.loads((folder / "head.json").read_text(encoding="utf-8"))
+            head = _read_mesh(folder / "head.glb")
+            unit_m = context.scene.unit_settings.scale_length
+            title = f"Headcast {name}"
+            _dress(head, title, unit_m)
+            camera = photo_camera(report["camera"], folder / "portrait.png", title, unit_m)
+        except (OSError, ValueError, KeyError, RuntimeError) as error:  # RuntimeError is what Blender's importer raises
+            raise ImportFailed(
+                f"The finished head could not be read: {error}", "Try again; if it happens again, report it."
+            ) from error
+        camera.parent = head  # so that it stays matched when the head is moved
+        head.matrix_world = Matrix.Translation(context.scene.cursor.location)
+        collection = bpy.data.collections.new(title)
+        for thing in (head, camera):
+            for other in thing.users_collection:
+                other.objects.unlink(thing)
+            collection.objects.link(thing)
+        context.scene.collection.children.link(collection)
+        _mark_origin(head, report, name)
+        collection["headcast_folder"] = folder.name
+        _select_only(context, head)
+    return collection
+
+
+def photo_camera(camera: dict[str, Any], portrait: Path, name: str, unit_m: float) -> bpy.types.Object:
+    """New camera, relative to the head object, that sees the head where the photo shows it.
+
+    camera:  `cam2world` (4, 4) OpenCV camera to head frame; `intrinsics` (3, 3) divided by the image side;
+             `head_from_mesh` (4, 4) metres of the GLB to head frame.
+    The portrait is square. In a render of another shape it fills the longer side, and so does the picture behind
+    the head in the viewport.
+    """
+    intrinsics = np.asarray(camera["intrinsics"], dtype=np.float64)
+    data = bpy.data.cameras.new(f"{name} camera")
+    data.sensor_fit = "AUTO"  # along the longer side
+    data.sensor_width = SENSOR_MM
+    data.lens = SENSOR_MM * intrinsics[0, 0]
+    data.shift_x = 0.5 - intrinsics[0, 2]
+    data.shift_y = intrinsics[1, 2] - 0.5  # shift is up, picture coordinates run down
+    data.display_size = CAMERA_DISPLAY_M / unit_m
+    data["headcast_note"] = "Matches the photo in a square render, such as 1024 x 1024."
+
+    picture = bpy.data.images.load(str(portrait))
+    picture.name = f"{name} portrait"
+    picture.alpha_mode = "NONE"  # the alpha is the matte: shown, it would cut the photo's own background away
+    picture.pack()
+    picture.filepath_raw = f"//{portrait.name}"  # packed; the folder's path would carry the user's name along
+    data.show_background_images = True
+    background = data.background_images.new()
+    background.image = picture
+    background.alpha = 1.0
+    background.frame_method = "CROP"
+
+    made = bpy.data.objects.new("Photo Camera", data)
+    made.matrix_local = _blender_from_camera(camera, unit_m)
+    return made
+
+
+def _blender_from_camera(camera: dict[str, Any], unit_m: float) -> Matrix:
+    """Rigid placement of Blender's camera relative to the head object, whose mesh has GLB metres turned Z-up."""
+    mesh_from_head = np.linalg.inv(np.asarray(camera["head_from_mesh"], dtype=np.float64))
+    placed = mesh_from_head @ np.asarray(camera["cam2world"], dtype=np.float64)
+    placed[:3, :3] /= np.cbrt(np.linalg.det(placed[:3, :3]))  # a camera has no size: metres concern its place only
+    placed = BLENDER_FROM_GLTF @ placed @ OPENCV_FROM_BLENDER_CAMERA
+    placed[:3, 3] /= unit_m
+    return Matrix(placed.tolist())
+
+
+def _read_mesh(glb: Path) -> bpy.types.Object:
+    """The GLB's one mesh as an object at the origin, its seams welded, with nothing else left of the import."""
+    if not glb.is_file():
+        raise FileNotFoundError(glb)
+    known = _everything()
+    wanted = {
+        "import_shading": "SMOOTH",
+        "import_pack_images": True,
+        # Later versions would make a collection, change the selection, or write the file's notes into the scene.
+        "import_scene_as_collection": False,
+        "import_select_created_objects": False,
+        "import_scene_extras": False,
+    }
+    offered = bpy.ops.import_scene.gltf.get_rna_type().properties.keys()
+    bpy.ops.import_scene.gltf(filepath=str(glb), **{key: value for key, value in wanted.items() if key in offered})
+    fresh = [thing for thing in bpy.data.objects if thing not in known["objects"]]
+    heads = [thing for thing in fresh if thing.type == "MESH"]
+    if len(heads) != 1:
+        raise ValueError(f"{len(heads)} meshes in {glb.name}, one expected")
+    head = heads[0]
+    head.data.transform(head.matrix_world)
+    head.parent = None
+    head.matrix_world = Matrix.Identity(4)
+    bpy.data.batch_remove([thing for thing in fresh if thing is not head])
+    _weld_seams(head.data)
+    return head
+
+
+def _weld_seams(mesh: bpy.types.Mesh) -> None:
+    """Join the vertices that the unwrap doubled, or the seams would show in smooth shading; UVs are kept."""
+    work = bmesh.new()
+    work.from_mesh(mesh)
+    bmesh.ops.remove_doubles(work, verts=work.verts, dist=WELD_M)
+    work.to_mesh(mesh)
+    work.free()
+    mesh.shade_smooth()
+
+
+def _dress(head: bpy.types.Object, title: str, unit_m: float) -> None:
+    """Names, the visibility attribute, and skin in place of the importer's plain material."""
+    mesh = head.data
+    head.name, mesh.name = HEAD_NAME, title
+    attribute = mesh.attributes[GLB_VISIBILITY]
+    if attribute.domain != "POINT" or attribute.data_type != "FLOAT":
+        raise ValueError(f"{GLB_VISIBILITY} is not one number per vertex")
+    attribute.name = VISIBILITY
+    plain = mesh.materials[0]
+    albedo = next(node.image for node in plain.node_tree.nodes if node.type == "TEX_IMAGE" and node.image)
+    albedo.name = f"{title} albedo"
+    mesh.materials[0] = skin_material(f"{title} skin", albedo, unit_m)
+    bpy.data.materials.remove(plain)
+
+
+def _mark_origin(head: bpy.types.Object, report: dict[str, Any], name: str) -> None:
+    """Say on the object itself that this head is synthetic, and how it was made."""
+    manifest = Path(__file__).resolve().parent.parent / "blender_manifest.toml"
+    head["headcast_synthetic"] = True
+    head["headcast_version"] = tomllib.loads(manifest.read_text(encoding="utf-8"))["version"]
+    head["headcast_model"] = report["model"]["name"]
+    head["headcast_model_sha256"] = report["model"]["sha256"]
+    head["headcast_photo"] = name
+    head["headcast_options"] = json.dumps(report["options"])
+
+
+def _select_only(context: bpy.types.Context, chosen: bpy.types.Object) -> None:
+    for thing in context.view_layer.objects:
+        thing.select_set(thing == chosen)
+    context.view_layer.objects.active = chosen
+
+
+def _everything() -> dict[str, set[bpy.types.ID]]:
+    return {kind: set(getattr(bpy.data, kind)) for kind in DATABLOCKS}
+
+
+@contextmanager
+def _all_or_nothing(context: bpy.types.Context) -> Iterator[None]:
+    """Take everything out of the file again that came in during the block, if the block raises."""
+    known = _everything()
+    active = context.view_layer.objects.active
+    selected = [thing for thing in context.view_layer.objects if thing.select_get()]
+    try:
+        yield
+    except BaseException:
+        for kind in DATABLOCKS:
+            bpy.data.batch_remove([thing for thing in getattr(bpy.data, kind) if thing not in known[kind]])
+        for thing in selected:
+            thing.select_set(True)
+        context.view_layer.objects.active = active
+        raise

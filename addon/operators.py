@@ -1,0 +1,296 @@
+"""The buttons: start and cancel a reconstruction, choose the photo, open folders. Thin: the work is elsewhere."""
+
+from __future__ import annotations
+
+import tempfile
+from datetime import datetime
+from pathlib import Path
+
+import bpy
+from bpy.app.translations import pgettext_rpt
+from bpy.props import EnumProperty, StringProperty
+from bpy_extras.io_utils import ImportHelper
+
+from ..inference.messages import Cancelled, Done, Failed, Progress, Reconstruct
+from . import EXTENSION, properties
+from .import_head import ImportFailed, import_head
+from .photo_file import ImageUnusable, PhotoFile, photo_file
+from .preferences import preferences, worker_place
+from .session import SESSION, Outcome
+
+TIMER_S = 0.1  # how often a running job is looked after
+WAIT_S = 0.1  # how long a blocking run sleeps between two looks
+PHOTO_SUFFIXES = ".jpg;.jpeg;.png;.tif;.tiff;.webp;.bmp"
+WAITING_FOR_OBJECT_MODE = Progress(1.0, "Done: switch to Object Mode to receive the head")
+
+
+def heads_folder() -> Path:
+    """Where job folders go: head.glb and its report stay there for other programs."""
+    return Path(bpy.utils.extension_path_user(EXTENSION, path="heads", create=True))
+
+
+def why_not(context: bpy.types.Context) -> str:
+    """What keeps the button grey, in words for its tooltip; empty when nothing does."""
+    if SESSION.running:
+        return "A head is being reconstructed"
+    if not preferences().consent:
+        return "Confirm first that you may use the likeness of the person in the photo"
+    if context.scene.headcast.image is None:
+        return "Choose a photo first"
+    if context.mode != "OBJECT":
+        return "Switch to Object Mode first"
+    return ""
+
+
+class HEADCAST_OT_reconstruct(bpy.types.Operator):
+    """Make a textured head from the photo. It appears at the 3D cursor; Blender stays usable meanwhile"""
+
+    bl_idname = "headcast.reconstruct"
+    bl_label = "Reconstruct Head"
+    bl_options = {"REGISTER", "UNDO"}  # one step: everything arrives in the last call of this operator
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        reason = why_not(context)
+        if reason:
+            cls.poll_message_set(reason)
+        return not reason
+
+    def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
+        if not self._submit(context):
+            return {"CANCELLED"}
+        self._outcome: Outcome | None = None
+        timers.start(context)
+        context.window_manager.modal_handler_add(self)
+        return {"RUNNING_MODAL"}
+
+    def modal(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
+        if event.type == "ESC" and event.value == "PRESS" and self._outcome is None:
+            SESSION.cancel()
+            redraw_panels(context)
+            return {"RUNNING_MODAL"}
+        if event.type != "TIMER":
+            return {"PASS_THROUGH"}
+        self._outcome = self._outcome or SESSION.poll()
+        redraw_panels(context)
+        if self._outcome is None:
+            return {"PASS_THROUGH"}
+        if isinstance(self._outcome, Done) and context.mode != "OBJECT":
+            SESSION.progress = WAITING_FOR_OBJECT_MODE  # an import would throw the user out of their mode
+            return {"PASS_THROUGH"}
+        timers.stop()
+        return self._finish(context, self._outcome)
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """Blocking run, for scripts and for Blender without a window."""
+        if not self._submit(context):
+            return {"CANCELLED"}
+        window_manager = context.window_manager
+        window_manager.progress_begin(0.0, 1.0)
+        try:
+            while (outcome := SESSION.poll(WAIT_S)) is None:
+                window_manager.progress_update(SESSION.progress.fraction)
+        except KeyboardInterrupt:
+            SESSION.close()
+            outcome = Cancelled()
+        finally:
+            window_manager.progress_end()
+        return self._finish(context, outcome)
+
+    def cancel(self, _context: bpy.types.Context) -> None:
+        """Blender ends the operator: another file is loaded, or Blender quits."""
+        timers.stop()
+        SESSION.close()
+        self._photo_forget()
+
+    def _submit(self, context: bpy.types.Context) -> bool:
+        """Send the job to the worker; False if the image is no photo, which is told."""
+        settings = context.scene.headcast
+        self._photo: PhotoFile | None = None
+        self._passing_folder = tempfile.TemporaryDirectory(prefix="headcast-", dir=bpy.app.tempdir)
+        try:
+            self._photo = photo_file(settings.image, Path(self._passing_folder.name))
+        except ImageUnusable as error:
+            self._photo_forget()
+            self._fail(Failed(error.message, error.hint))
+            return False
+        self._name = Path(settings.image.name).stem
+        stamp = datetime.now().strftime("%Y-%m-%d %H-%M-%S")
+        out_dir = heads_folder() / f"{bpy.path.clean_name(self._name)} {stamp}"
+        SESSION.submit(worker_place(), Reconstruct(str(self._photo.path), str(out_dir), settings.options()))
+        return True
+
+    def _finish(self, context: bpy.types.Context, outcome: Outcome) -> set[str]:
+        """Bring the head in, or say why there is none."""
+        self._photo_forget()
+        if isinstance(outcome, Done):
+            try:
+                import_head(context, Path(outcome.folder), self._name)
+            except ImportFailed as error:
+                outcome = Failed(error.message, error.hint)
+        redraw_panels(context)
+        if isinstance(outcome, Failed):
+            self._fail(outcome)
+            return {"CANCELLED"}
+        if isinstance(outcome, Cancelled):
+            SESSION.finish()
+            self.report({"INFO"}, "Reconstruction cancelled")
+            return {"CANCELLED"}
+        warnings = outcome.report.get("warnings", [])
+        SESSION.finish(warnings=warnings)
+        for warning in warnings:
+            self.report({"WARNING"}, pgettext_rpt(warning))
+        self.report({"INFO"}, "Head reconstructed")
+        return {"FINISHED"}
+
+    def _fail(self, failure: Failed) -> None:
+        SESSION.finish(failure)
+        if failure.log:
+            print(failure.log)  # in the system console, for a bug report
+        # Last: in background mode Blender raises this report as an exception when the operator returns.
+        self.report({"ERROR"}, f"{pgettext_rpt(failure.message)}\n{pgettext_rpt(failure.hint)}")
+
+    def _photo_forget(self) -> None:
+        self._passing_folder.cleanup()
+
+
+class Timers:
+    """The one timer of a running job, kept here so that it can be removed when the add-on goes away."""
+
+    def __init__(self) -> None:
+        self._timer: bpy.types.Timer | None = None
+
+    def start(self, context: bpy.types.Context) -> None:
+        self.stop()
+        self._timer = context.window_manager.event_timer_add(TIMER_S, window=context.window)
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            bpy.context.window_manager.event_timer_remove(self._timer)
+        self._timer = None
+
+
+timers = Timers()
+
+
+def redraw_panels(context: bpy.types.Context) -> None:
+    """Have every 3D viewport draw its sidebar again: a timer alone redraws nothing."""
+    for window in context.window_manager.windows:
+        for area in window.screen.areas:
+            if area.type == "VIEW_3D":
+                for region in area.regions:
+                    if region.type == "UI":
+                        region.tag_redraw()
+
+
+class HEADCAST_OT_cancel(bpy.types.Operator):
+    """Give up the running reconstruction. Esc does the same"""
+
+    bl_idname = "headcast.cancel"
+    bl_label = "Cancel"
+
+    @classmethod
+    def poll(cls, _context: bpy.types.Context) -> bool:
+        return SESSION.running and not SESSION.cancelling
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        SESSION.cancel()
+        redraw_panels(context)
+        return {"FINISHED"}
+
+
+class HEADCAST_OT_load_photo(bpy.types.Operator, ImportHelper):
+    """Open a picture from disk as the photo to reconstruct"""
+
+    bl_idname = "headcast.load_photo"
+    bl_label = "Reconstruct Head from Photo"
+    bl_options = {"REGISTER", "UNDO"}
+
+    filter_glob: StringProperty(
+        default="*" + PHOTO_SUFFIXES.replace(";", ";*"), options={"HIDDEN"}  # what the file browser shows
+    )
+
+    def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
+        if self.filepath:  # dropped on the viewport
+            return self.execute(context)
+        return ImportHelper.invoke(self, context, event)
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        try:
+            image = bpy.data.images.load(self.filepath, check_existing=True)
+        except RuntimeError as error:
+            self.report({"ERROR"}, str(error))
+            return {"CANCELLED"}
+        context.scene.headcast.image = image
+        return {"FINISHED"}
+
+
+class HEADCAST_FH_photo(bpy.types.FileHandler):
+    """A picture dropped on the viewport becomes the photo."""
+
+    bl_idname = "HEADCAST_FH_photo"
+    bl_label = "Photo for Headcast"
+    bl_import_operator = HEADCAST_OT_load_photo.bl_idname
+    bl_file_extensions = PHOTO_SUFFIXES
+
+    @classmethod
+    def poll_drop(cls, context: bpy.types.Context) -> bool:
+        return context.area is not None and context.area.type == "VIEW_3D"
+
+
+def editor_image(context: bpy.types.Context) -> bpy.types.Image | None:
+    """The picture shown in the first Image Editor of any window."""
+    for window in context.window_manager.windows:
+        for area in window.screen.areas:
+            if area.type == "IMAGE_EDITOR" and area.spaces.active.image:
+                return area.spaces.active.image
+    return None
+
+
+class HEADCAST_OT_use_editor_image(bpy.types.Operator):
+    """Take the picture shown in the Image Editor as the photo"""
+
+    bl_idname = "headcast.use_editor_image"
+    bl_label = "Use Image Editor's Picture"
+    bl_options = {"REGISTER", "UNDO"}
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        if editor_image(context) is None:
+            cls.poll_message_set("No Image Editor shows a picture")
+            return False
+        return True
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        context.scene.headcast.image = editor_image(context)
+        return {"FINISHED"}
+
+
+class HEADCAST_OT_open_folder(bpy.types.Operator):
+    """Show the folder in the system's file browser"""
+
+    bl_idname = "headcast.open_folder"
+    bl_label = "Open Folder"
+
+    folder: EnumProperty(
+        items=[
+            ("HEADS", "Heads", "Finished heads as GLB, with their reports"),
+            ("MODELS", "Models", "Put further models here"),
+        ]
+    )
+
+    def execute(self, _context: bpy.types.Context) -> set[str]:
+        folder = heads_folder() if self.folder == "HEADS" else properties.models_folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        bpy.ops.wm.path_open(filepath=str(folder))
+        return {"FINISHED"}
+
+
+CLASSES = (
+    HEADCAST_OT_reconstruct,
+    HEADCAST_OT_cancel,
+    HEADCAST_OT_load_photo,
+    HEADCAST_FH_photo,
+    HEADCAST_OT_use_editor_image,
+    HEADCAST_OT_open_folder,
+)

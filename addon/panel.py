@@ -1,0 +1,107 @@
+"""The sidebar tab of the 3D viewport: draws, and nothing else."""
+
+from __future__ import annotations
+
+import textwrap
+
+import bpy
+from bpy.app.translations import pgettext_iface, pgettext_rpt
+
+from . import EXTENSION
+from .preferences import preferences
+from .session import SESSION
+
+CHARACTER_WIDTH_PX = 7  # of Blender's interface font at scale 1, on the average
+MARGIN_PX = 60  # box borders and the icon
+PREFERENCES_REMEDIES = {"preferences", "reinstall"}  # failures whose way out begins in the preferences
+
+
+class HEADCAST_PT_main(bpy.types.Panel):
+    """Photo in, head out."""
+
+    bl_idname = "HEADCAST_PT_main"
+    bl_label = "Headcast"
+    bl_space_type = "VIEW_3D"
+    bl_region_type = "UI"
+    bl_category = "Headcast"
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout = self.layout
+        layout.use_property_split = True
+        layout.use_property_decorate = False
+        settings = context.scene.headcast
+
+        choices = layout.column()
+        choices.enabled = not SESSION.running
+        row = choices.row(align=True)
+        row.use_property_split = False
+        row.template_ID(settings, "image", open="image.open")
+        row.operator("headcast.use_editor_image", text="", icon="IMAGE")
+        if settings.image:
+            row = choices.row()
+            row.template_icon(settings.image.preview_ensure().icon_id, scale=6.0)
+        choices.prop(settings, "model")
+        choices.prop(settings, "device")
+        choices.prop(settings, "quality")
+
+        if not preferences().consent:
+            row = layout.row()
+            row.use_property_split = False
+            row.prop(preferences(), "consent")
+
+        if SESSION.running:
+            self._draw_progress(layout)
+        else:
+            row = layout.row()
+            row.scale_y = 1.6
+            row.operator("headcast.reconstruct", icon="USER")
+        self._draw_last(context, layout)
+
+    def _draw_progress(self, layout: bpy.types.UILayout) -> None:
+        label = "Cancelling" if SESSION.cancelling else SESSION.progress.label
+        layout.progress(factor=SESSION.progress.fraction, type="BAR", text=pgettext_iface(label), translate=False)
+        layout.operator("headcast.cancel", icon="CANCEL")
+
+    def _draw_last(self, context: bpy.types.Context, layout: bpy.types.UILayout) -> None:
+        """What the last job had to say, until the next one begins."""
+        if SESSION.failure:
+            box = layout.box()
+            _draw_wrapped(context, box, SESSION.failure.message, "ERROR")
+            _draw_wrapped(context, box, SESSION.failure.hint, "INFO")
+            if SESSION.failure.remedy in PREFERENCES_REMEDIES:
+                box.operator("preferences.addon_show", text="Open Preferences", icon="PREFERENCES").module = EXTENSION
+        for warning in SESSION.warnings:
+            _draw_wrapped(context, layout.box(), warning, "INFO")
+
+
+class HEADCAST_PT_quality(bpy.types.Panel):
+    """The numbers behind the quality."""
+
+    bl_idname = "HEADCAST_PT_quality"
+    bl_label = "Details"
+    bl_space_type = "VIEW_3D"
+    bl_region_type = "UI"
+    bl_category = "Headcast"
+    bl_parent_id = HEADCAST_PT_main.bl_idname
+    bl_options = {"DEFAULT_CLOSED"}
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout = self.layout
+        layout.use_property_split = True
+        layout.use_property_decorate = False
+        layout.enabled = not SESSION.running
+        for name in ("grid", "faces", "texture_size", "seed"):
+            layout.prop(context.scene.headcast, name)
+        layout.operator("headcast.open_folder", text="Open Folder of Heads", icon="FILE_FOLDER").folder = "HEADS"
+
+
+def _draw_wrapped(context: bpy.types.Context, layout: bpy.types.UILayout, text: str, icon: str) -> None:
+    """Label broken into lines: Blender's labels are cut off at the region's edge."""
+    width = context.region.width / context.preferences.system.ui_scale - MARGIN_PX
+    column = layout.column(align=True)
+    for line in textwrap.wrap(pgettext_rpt(text), max(20, int(width / CHARACTER_WIDTH_PX))):
+        column.label(text=line, icon=icon, translate=False)
+        icon = "BLANK1"
+
+
+CLASSES = (HEADCAST_PT_main, HEADCAST_PT_quality)

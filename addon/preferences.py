@@ -1,0 +1,134 @@
+"""What belongs to the user and not to a file: consent, and the Python that does the work."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import bpy
+from bpy.app.translations import pgettext_iface
+from bpy.props import BoolProperty, StringProperty
+
+from . import EXTENSION, properties
+from .engine import PYTHON_MIN, EngineCheck, check_engine, pip_command
+from .session import WorkerPlace
+
+_last_check: tuple[tuple[str, ...], EngineCheck] | None = None  # the Python that was asked, and what it answered
+
+
+def preferences() -> HEADCAST_AP_preferences:
+    """The add-on's preferences."""
+    return bpy.context.preferences.addons[EXTENSION].preferences
+
+
+def worker_place() -> WorkerPlace:
+    """The worker's Python: the chosen one, or Blender's own with the packages of extensions."""
+    root = Path(__file__).resolve().parent.parent
+    chosen = preferences().worker_python
+    if chosen:
+        # Isolated like Blender's own, so that neither the user's site folder nor PYTHONPATH mixes in.
+        return WorkerPlace((bpy.path.abspath(chosen), "-I"), root, ())
+    extensions = bpy.utils.user_resource("EXTENSIONS")
+    wheels = tuple(path for path in sys.path if extensions and path.startswith(extensions) and "site-packages" in path)
+    return WorkerPlace((sys.executable, *bpy.app.python_args), root, wheels)
+
+
+class HEADCAST_AP_preferences(bpy.types.AddonPreferences):
+    """Shown in Blender's preferences under the extension."""
+
+    bl_idname = EXTENSION
+
+    consent: BoolProperty(
+        name="I may use these likenesses",
+        description=(
+            "The people in the photos I use have agreed to be reconstructed, or I have the right to do so. "
+            "Results are marked as synthetic"
+        ),
+        default=False,
+    )
+    worker_python: StringProperty(
+        name="Python",
+        description="Python that computes the heads, in a process of its own. Empty: the one that comes with Blender",
+        subtype="FILE_PATH",
+    )
+
+    def draw(self, _context: bpy.types.Context) -> None:
+        layout = self.layout
+        layout.prop(self, "consent")
+
+        box = layout.box()
+        box.label(text="Engine", icon="SCRIPT")
+        box.prop(self, "worker_python", text="Python", placeholder=sys.executable)
+        row = box.row()
+        row.operator("headcast.check_engine", icon="CHECKMARK")
+        place = worker_place()
+        if _last_check and _last_check[0] == place.python_command:
+            _draw_check(box, place, _last_check[1])
+        else:
+            row.label(text="Not checked yet")
+
+        box = layout.box()
+        box.label(text="Models", icon="MESH_MONKEY")
+        box.label(text="Starter, bundled", translate=True)
+        for path in properties.user_models():
+            box.label(text=path.stem, translate=False)
+        box.operator("headcast.open_folder", text="Open Models Folder", icon="FILE_FOLDER").folder = "MODELS"
+        box.operator("headcast.open_folder", text="Open Folder of Heads", icon="FILE_FOLDER").folder = "HEADS"
+
+
+def _draw_check(layout: bpy.types.UILayout, place: WorkerPlace, check: EngineCheck) -> None:
+    """What the last check found, and what to do about it."""
+    version = ".".join(map(str, check.version))
+    if not check.version:
+        layout.label(text="This Python could not be started", icon="ERROR")
+        layout.label(text="Choose the program file of a Python, or leave the field empty")
+    elif check.version[:2] < PYTHON_MIN:
+        needed = ".".join(map(str, PYTHON_MIN))
+        text = pgettext_iface("Python {version} is too old: choose {needed} or newer")
+        layout.label(text=text.format(version=version, needed=needed), icon="ERROR", translate=False)
+    elif check.missing:
+        text = pgettext_iface("Python {version} lacks: {packages}")
+        layout.label(
+            text=text.format(version=version, packages=", ".join(check.missing)), icon="ERROR", translate=False
+        )
+        layout.label(text="Run this in a terminal, or choose a Python that has them:")
+        row = layout.row()
+        row.label(text=pip_command(place.python_command[0], check.missing), translate=False)
+        row.operator("headcast.copy_pip_command", text="", icon="COPYDOWN")
+    else:
+        text = pgettext_iface("Ready: Python {version} has every package")
+        layout.label(text=text.format(version=version), icon="CHECKMARK", translate=False)
+
+
+class HEADCAST_OT_check_engine(bpy.types.Operator):
+    """Look whether the chosen Python has what Headcast needs. Nothing is installed"""
+
+    bl_idname = "headcast.check_engine"
+    bl_label = "Check Python"
+
+    def execute(self, _context: bpy.types.Context) -> set[str]:
+        global _last_check
+        place = worker_place()
+        check = check_engine(place.python_command, place.extra_paths)
+        _last_check = (place.python_command, check)
+        return {"FINISHED"}
+
+
+class HEADCAST_OT_copy_pip_command(bpy.types.Operator):
+    """Copy the command to the clipboard, to be run in a terminal"""
+
+    bl_idname = "headcast.copy_pip_command"
+    bl_label = "Copy Command"
+
+    @classmethod
+    def poll(cls, _context: bpy.types.Context) -> bool:
+        return _last_check is not None and bool(_last_check[1].missing)
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        assert _last_check  # poll has looked
+        command, check = _last_check
+        context.window_manager.clipboard = pip_command(command[0], check.missing)
+        return {"FINISHED"}
+
+
+CLASSES = (HEADCAST_OT_check_engine, HEADCAST_OT_copy_pip_command, HEADCAST_AP_preferences)

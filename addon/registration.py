@@ -1,0 +1,26 @@
+"""What Headcast adds to Blender, and takes out again."""
+
+from __future__ import annotations
+
+import bpy
+
+from . import operators, panel, preferences, properties
+from .session import SESSION
+
+CLASSES = (*properties.CLASSES, *preferences.CLASSES, *operators.CLASSES, *panel.CLASSES)
+
+
+def register() -> None:
+    """Make every class known to Blender; nothing is started."""
+    for cls in CLASSES:
+        bpy.utils.register_class(cls)
+    bpy.types.Scene.headcast = bpy.props.PointerProperty(type=properties.HEADCAST_PG_settings)
+
+
+def unregister() -> None:
+    """End what runs, then forget every class: no timer and no process stays behind."""
+    operators.timers.stop()
+    SESSION.close()
+    del bpy.types.Scene.headcast
+    for cls in reversed(CLASSES):
+        bpy.utils.unregister_class(cls)

@@ -1,0 +1,85 @@
+"""The one reconstruction a Blender runs at a time: its worker, how far it is, and what went wrong last.
+
+No bpy in here, and nothing of this is kept in the scene: a failed or cancelled job leaves the .blend as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..inference.messages import Cancelled, Done, Failed, Progress, Reconstruct
+from .worker_client import WorkerClient
+
+Outcome = Done | Failed | Cancelled
+
+BEGINNING = Progress(0.0, "Starting the engine")
+
+
+@dataclass(frozen=True)
+class WorkerPlace:
+    """Where the worker runs; the arguments of WorkerClient."""
+
+    python_command: tuple[str, ...]
+    root: Path
+    extra_paths: tuple[str, ...]
+
+
+class Session:
+    """Keeps the worker warm between jobs and remembers what the panel shows."""
+
+    def __init__(self) -> None:
+        self.progress = BEGINNING
+        self.cancelling = False
+        self.failure: Failed | None = None  # of the last job, if it failed
+        self.warnings: Sequence[str] = ()  # of the last job, if it succeeded
+        self.running = False  # from submit until `finish`: the operator still has to bring the head into the scene
+        self._client: WorkerClient | None = None
+        self._place: WorkerPlace | None = None
+
+    @property
+    def worker_pid(self) -> int | None:
+        """Process id of the worker while it lives."""
+        return self._client.pid if self._client else None
+
+    def submit(self, place: WorkerPlace, job: Reconstruct) -> None:
+        """Ask for a head. A worker of another Python than `place` names is ended first, which takes a moment."""
+        if self._client is None or self._place != place:
+            self.close()
+            self._client, self._place = WorkerClient(place.python_command, place.root, place.extra_paths), place
+        self.progress, self.cancelling, self.failure, self.warnings = BEGINNING, False, None, ()
+        self.running = True
+        self._client.submit(job)
+
+    def poll(self, wait_s: float = 0.0) -> Outcome | None:
+        """Take in what the worker has said; how the job ended, once it has."""
+        if self._client is None:
+            return Cancelled()
+        for message in self._client.poll(wait_s):
+            if isinstance(message, Progress):
+                self.progress = message
+            elif isinstance(message, (Done, Failed, Cancelled)):
+                return message
+        return None
+
+    def cancel(self) -> None:
+        """Ask the worker to give up; `poll` brings Cancelled, at the latest when the client's patience ends."""
+        if self._client and self.running:
+            self.cancelling = True
+            self._client.cancel()
+
+    def finish(self, failure: Failed | None = None, warnings: Sequence[str] = ()) -> None:
+        """The job is over for the user: free the button, and keep what the panel shall say about it."""
+        self.running, self.cancelling = False, False
+        self.failure, self.warnings = failure, tuple(warnings)
+
+    def close(self) -> None:
+        """End the worker, also in the middle of a job; blocks until the process is gone, a few seconds at most."""
+        if self._client:
+            self._client.close()
+        self._client, self._place = None, None
+        self.running, self.cancelling = False, False
+
+
+SESSION = Session()
