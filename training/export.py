@@ -1,0 +1,69 @@
+"""Put a generator and its two encoders into the one file the product carries.
+
+    python -m training.export --generator RUN_G --visible RUN_V --occluded RUN_O --out inference/weights/starter.safetensors
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from inference import checkpoints
+
+from .run import config_from_arguments
+from .train_encoders import load_generator, new_encoder
+
+LICENCE = "GPL-3.0-or-later; trained only on CC0 and MIT material, free for commercial use"
+
+
+@dataclass(frozen=True)
+class Export:
+    """What to put together."""
+
+    generator: Path
+    visible: Path
+    occluded: Path
+    out: Path
+
+
+def export(settings: Export) -> str:
+    """Write the checkpoint and note its checksum; returns the sha256."""
+    generator, latents = load_generator(settings.generator)
+    encoders = []
+    for which, run in (("visible", settings.visible), ("occluded", settings.occluded)):
+        encoder = new_encoder(which, generator)
+        encoder.load_state_dict(torch.load(run / "state.pt", weights_only=True)["encoder"])
+        encoders.append(encoder)
+    training = {
+        "heads": len(latents),
+        **{
+            part: summary(run)
+            for part, run in (
+                ("generator", settings.generator),
+                ("visible", settings.visible),
+                ("occluded", settings.occluded),
+            )
+        },
+    }
+    info = {"licence": LICENCE, "training": training}
+    digest = checkpoints.save(settings.out, generator, encoders[0], encoders[1], settings.out.stem, info)
+    checkpoints.note_bundled(settings.out)
+    return digest
+
+
+def summary(run: Path) -> dict[str, Any]:
+    """Settings, CPU seconds and last losses of a run; paths are left out."""
+    settings = json.loads((run / "config.json").read_text())
+    lines = [json.loads(line) for line in (run / "curve.jsonl").read_text().splitlines()]
+    # Each start of the run counts its seconds from zero.
+    cpu_s = sum(a["cpu_s"] for a, b in zip(lines, [*lines[1:], {"cpu_s": -1}], strict=True) if b["cpu_s"] < a["cpu_s"])
+    paths = {"heads", "generator", "run"}
+    return {"settings": {k: v for k, v in settings.items() if k not in paths}, "cpu_s": cpu_s, "last": lines[-1]}
+
+
+if __name__ == "__main__":
+    print(export(config_from_arguments(Export, "Put a generator and its two encoders into one file.")))
