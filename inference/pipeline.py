@@ -28,7 +28,7 @@ from .messages import Options
 from .photo import load_photo
 from .preview import preview_sheet
 from .progress import Progress, Stages, silent
-from .quality import matte_iou, visible_share
+from .quality import landmark_nme, matte_iou, visible_share
 from .stitching import occlusion_mask, stitch
 from .surface import Mesh, extract, height_m, is_watertight, metres_from_head
 from .tri_grid import TriGrid
@@ -55,6 +55,9 @@ SHARES = {  # seconds of each stage at the default quality on 2 CPU cores: how t
 STEEP_DEG = 45.0  # beyond this yaw or pitch the landmark fit, and with it the camera, is unreliable
 LOW_LANDMARK_SCORE = 0.7  # the landmark network is this unsure of faces that are covered or blurred
 LOW_MATTE_IOU = 0.75  # a head whose outline differs this much has missed hair or the pose
+
+
+Quality = dict[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,7 @@ def reconstruct(
             quality = {
                 "visible_share": visible_share(head.mesh, head.visibility),
                 "matte_iou": matte_iou(mesh, portrait.camera, portrait.matte),
+                "landmark_nme": landmark_nme(mesh, field, portrait, models.face),
             }
         with whole_folder(out_dir) as folder:
             with stages.stage("preview", "Drawing the preview") as step:
@@ -148,7 +152,7 @@ def make_report(
     portrait: AlignedPortrait,
     mesh: Mesh,
     head: TexturedHead,
-    quality: dict[str, float],
+    quality: Quality,
     seconds: dict[str, float],
 ) -> dict[str, Any]:
     """What head.json says. Lengths are metres, matrices are lists of rows, angles degrees."""
@@ -189,7 +193,7 @@ def make_report(
     }
 
 
-def warnings_of(portrait: AlignedPortrait, quality: dict[str, float]) -> list[str]:
+def warnings_of(portrait: AlignedPortrait, quality: Quality) -> list[str]:
     """What the user should know though there is a head."""
     pose, warnings = portrait.pose, []
     if pose.faces_found > 1:

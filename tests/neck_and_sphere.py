@@ -1,0 +1,70 @@
+"""Weights for fast tests: a model whose answer to every portrait is the same sphere on a neck, in known colours.
+
+Everything runs through the real networks, with planes of 32 px; only what they have learned is made up.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from inference import checkpoints
+from inference.encoders import EncoderConfig, OccludedEncoder, VisibleEncoder
+from inference.generator import DISTANCE_UNIT, GeneratorConfig, TriPlaneGenerator
+from inference.tri_grid import plane_points
+
+HEAD_RADIUS = 0.24  # box units
+NECK_RADIUS = 0.1  # box units
+OUTSIDE = 0.3  # signed distance where the planes end
+CONFIG = GeneratorConfig(
+    z_dim=8,
+    w_dim=8,
+    c_dim=0,
+    channel_base=256,
+    channel_max=8,
+    runtime_gain=False,
+    planes_resolution=32,
+    planes_depth=4,  # slices fade beyond three quarters of the box: 0.2625, outside the head
+    plane_channels=4,  # signed distance, and three colours
+    plane_merge="concat",
+    mean_planes=True,
+    box_side=0.7,
+    crop_margin=None,
+    decoder_layers=0,
+    decoder_features=3,
+    decoder_output="distance",
+    colour_activation="sigmoid",
+    t_mapping=False,
+    background=False,
+    superresolution=False,
+)
+ENCODER = EncoderConfig(
+    input_size=64, channels=(8, 8, 8), feature_channels=8, lift_channels=8, lift_width=8, lift_samples=4, style_width=8
+)
+
+
+def write_weights(path: Path) -> Path:
+    """Write the model; its surface is x^2 + z^2 = R(y)^2, R being the head's circle or the neck's straight line."""
+    generator = TriPlaneGenerator(CONFIG)
+    visible, occluded = VisibleEncoder(ENCODER, CONFIG, CONFIG.num_ws), OccludedEncoder(ENCODER, CONFIG, CONFIG.num_ws)
+    with torch.no_grad():
+        for network in (generator.backbone, generator.decoder, visible.lift, occluded.lift):
+            for parameter in network.parameters():
+                parameter.zero_()
+        points = plane_points(CONFIG.planes_resolution, CONFIG.planes_depth, CONFIG.box_side)
+        x, y, z = points.unbind(-1)  # each (plane, depth, rows, columns)
+        profile = (HEAD_RADIUS**2 - y**2).clamp(min=-1.0)
+        profile = torch.where(y < 0, profile.clamp(min=NECK_RADIUS**2), profile)
+        planes = torch.zeros(3, CONFIG.plane_channels, *x.shape[1:])
+        # The first plane knows x and y, the third y and z; together they know the squared distance from the axis.
+        planes[0, 0] = (x[0] ** 2 - profile[0]) / (2 * HEAD_RADIUS) - OUTSIDE
+        planes[2, 0] = z[2] ** 2 / (2 * HEAD_RADIUS)
+        planes[0, 1:] = torch.stack([x[0] * 8, y[0] * 8, torch.zeros_like(x[0])])
+        generator.mean_planes.copy_(planes.flatten(0, 2)[None])
+        layer = generator.decoder.net[-1]
+        layer.weight[0, [0, 2 * CONFIG.plane_channels]] = 1 / DISTANCE_UNIT
+        layer.bias[0] = OUTSIDE / DISTANCE_UNIT
+        layer.weight[1:, 1 : CONFIG.plane_channels] = torch.eye(3)
+    checkpoints.save(path, generator, visible, occluded, "neck and sphere", {"licence": "CC0-1.0"})
+    return path
