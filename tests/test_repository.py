@@ -25,9 +25,8 @@ def tracked() -> tuple[Path, ...]:
     """Every file git tracks or would track: what is new and not ignored counts too."""
     if not (ROOT / ".git").exists() or not shutil.which("git"):
         pytest.skip("not a git checkout")
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True
-    )
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
     files = (ROOT / name for name in listed.stdout.decode().split("\0") if name)
     return tuple(file for file in files if file.is_file())
 
@@ -52,7 +51,8 @@ def test_no_pickle_and_no_wheel_is_tracked() -> None:
 
 def test_every_bundled_network_has_a_card() -> None:
     for file in (ROOT / "inference" / "weights").rglob("*.safetensors"):
-        assert any(file.parent.glob("*.md")), f"{file.name} comes without a word on its origin and licence"
+        told = [file.with_suffix(".md"), file.parent / "NOTICE"]
+        assert any(card.exists() for card in told), f"{file.name} comes without a word on its origin and licence"
 
 
 def test_lock_pins_every_package_to_one_version() -> None:
@@ -106,7 +106,7 @@ def test_links_between_the_documents_lead_somewhere() -> None:
 def test_make_without_a_target_explains_every_target() -> None:
     if not shutil.which("make"):
         pytest.skip("make is not installed")
-    shown = subprocess.run(["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    shown = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     phony = re.search(r"^\.PHONY: (.*)$", read("Makefile"), flags=re.MULTILINE)
     assert phony
     assert [target for target in phony[1].split() if f"make {target} " not in shown] == []
