@@ -31,7 +31,7 @@ class Export:
 
 
 def export(settings: Export) -> str:
-    """Write the checkpoint and note its checksum; returns the sha256."""
+    """Write the checkpoint, note its checksum if it is written among the bundled ones; returns the sha256."""
     generator, latents = load_generator(settings.generator)
     encoders = []
     for which, run in (("visible", settings.visible), ("occluded", settings.occluded)):
@@ -51,7 +51,8 @@ def export(settings: Export) -> str:
     }
     info = {"licence": LICENCE, "training": training}
     digest = checkpoints.save(settings.out, generator, encoders[0], encoders[1], settings.out.stem, info)
-    checkpoints.note_bundled(settings.out)
+    if settings.out.resolve().parent == checkpoints.WEIGHTS_FOLDER.resolve():
+        checkpoints.note_bundled(settings.out)
     return digest
 
 
