@@ -20,7 +20,7 @@ SOFTPLUS_SHIFT = 1.0  # density is softplus(sigma - 1)
 TRANSMITTANCE_FLOOR = 1e-10  # keeps light, and gradients, behind opaque samples
 IMPORTANCE_FLOOR = 0.01  # weight every interval gets in the search for density, so that none is overlooked
 PROBABILITY_FLOOR = 1e-5
-RAYS_PER_CHUNK = 1 << 14  # bounds the memory of large pictures; one picture of 128 x 128
+RAYS_PER_CHUNK = 1 << 12  # bounds the memory of large pictures; on a CPU larger chunks are slower, too
 
 
 @dataclass(frozen=True)
