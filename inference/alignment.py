@@ -30,7 +30,10 @@ SHORT_RANGE_SIZE_PX = 128
 FULL_RANGE_SIZE_PX = 192
 DETECTION_SCORE = 0.5
 OVERLAP_OF_ONE_FACE = 0.3  # boxes that share more of their union are one face
-TILE_SHARE = 0.5  # side of a tile in the second look at large photos with small faces, and 3 x 3 of them
+TILE_SHARE = 0.5  # of the photo's sides: overlapping tiles for small faces in large photos
+TILES_PER_SIDE = 3
+NEAR_WINDOW = 2.0  # side of the near look's window, in faces
+NEAR_SCORE = 0.65  # people score above 0.7 from near, a cat 0.5
 
 # Landmarks
 LANDMARK_SIZE_PX = 192
@@ -109,7 +112,19 @@ class Detection:
 
     @property
     def side(self) -> float:
+        """The longer side of the box, photo pixels."""
         return float(max(self.box[2] - self.box[0], self.box[3] - self.box[1]))
+
+    @property
+    def centre(self) -> NDArray[np.float64]:
+        """(2,) middle of the box, photo pixels."""
+        return (self.box[:2] + self.box[2:]) / 2
+
+    @property
+    def roll_rad(self) -> float:
+        """Direction from the right eye to the left; 0 when upright."""
+        x, y = self.keypoints[1] - self.keypoints[0]
+        return math.atan2(y, x)
 
 
 @dataclass(frozen=True)
@@ -177,30 +192,67 @@ def align(photo: Photo, face: FaceNetworks, progress: Progress = silent) -> Alig
 
 
 def find_faces(rgb: NDArray[np.uint8], face: FaceNetworks) -> list[Detection]:
-    """All faces in the photo, the largest first. Photos in which none is seen are looked at again in tiles."""
+    """All faces in the photo, the largest first. Photos in which none is seen are looked at again in tiles.
+
+    Each face is then looked at again from near and upright: that corrects boxes that hold a face somewhere, and
+    drops what only resembled one from afar.
+    """
     height, width = rgb.shape[:2]
     found = _detect(rgb, (0, 0, width, height), face)
     if not found:
-        for row in range(3):
-            for column in range(3):
-                w, h = width * TILE_SHARE, height * TILE_SHARE
-                left, top = column * w / 2, row * h / 2
+        w, h = width * TILE_SHARE, height * TILE_SHARE
+        for top in np.linspace(0, height - h, TILES_PER_SIDE):
+            for left in np.linspace(0, width - w, TILES_PER_SIDE):
                 found += _detect(rgb, (left, top, left + w, top + h), face)
-    return sorted(_one_per_face(found), key=lambda detection: -detection.side)
+    candidates = _one_per_face(found)
+    near = [_look_again(rgb, detection, face) for detection in candidates]
+    faces = [one for one in near if one is not None]
+    if not faces:
+        # Half a face at the photo's edge convinces nobody; it is kept, to be told apart from no face.
+        faces = [one for one in candidates if _stands_out(one, width, height)]
+    return sorted(_one_per_face(faces), key=lambda detection: -detection.side)
+
+
+def _stands_out(detection: Detection, width: int, height: int) -> bool:
+    """Whether part of the detected face lies outside the photo."""
+    beyond = np.maximum(-detection.box[:2], detection.box[2:] - [width, height]).max()
+    return bool(beyond > CUT_OFF_TOLERANCE * detection.side)
 
 
 def _detect(rgb: NDArray[np.uint8], window: tuple[float, float, float, float], face: FaceNetworks) -> list[Detection]:
-    """What both detectors see in a window of the photo."""
-    short = _run_detector(rgb, window, face.short_range, SHORT_RANGE_SIZE_PX, SHORT_RANGE_ANCHORS, face.device)
-    full = _run_detector(rgb, window, face.full_range, FULL_RANGE_SIZE_PX, FULL_RANGE_ANCHORS, face.device)
-    return short + full
+    """What both detectors see in a window of the photo, set into a square."""
+    left, top, right, bottom = window
+    half = max(right - left, bottom - top) / 2
+    x, y = (left + right) / 2, (top + bottom) / 2
+    square = (x - half, y - half, x + half, y + half)
+    short = window_matrix(*square, SHORT_RANGE_SIZE_PX)
+    full = window_matrix(*square, FULL_RANGE_SIZE_PX)
+    return [
+        *_run_detector(rgb, short, face.short_range, SHORT_RANGE_SIZE_PX, SHORT_RANGE_ANCHORS, face.device),
+        *_run_detector(rgb, full, face.full_range, FULL_RANGE_SIZE_PX, FULL_RANGE_ANCHORS, face.device),
+    ]
+
+
+def _look_again(rgb: NDArray[np.uint8], detection: Detection, face: FaceNetworks) -> Detection | None:
+    """The same face, seen by the short-range detector in an upright window around it; None when it is no face."""
+    middle = np.full(2, SHORT_RANGE_SIZE_PX / 2)
+    scale = NEAR_WINDOW * detection.side / SHORT_RANGE_SIZE_PX
+    photo_from_network = similarity_matrix(scale, detection.roll_rad, middle, detection.centre)
+    near = _run_detector(
+        rgb, photo_from_network, face.short_range, SHORT_RANGE_SIZE_PX, SHORT_RANGE_ANCHORS, face.device
+    )
+    best = max(_one_per_face(near), key=lambda one: one.score, default=None)
+    if best is not None and best.score >= NEAR_SCORE:
+        return best
+    # Full profiles puzzle the short range; they are kept, to be told apart from photos without a face.
+    return detection if detection.score >= SURE_DETECTION else None
 
 
 def _anchors(size: int, layers: list[tuple[int, int]]) -> NDArray[np.float64]:
-    """(n, 2) anchor points in [0, 1]; layers are (stride in pixels, anchors per cell)."""
+    """(n, 2) anchor points in network pixels; layers are (stride in pixels, anchors per cell)."""
     grids = []
     for stride, repeats in layers:
-        centres = (np.arange(size // stride) + 0.5) * stride / size
+        centres = (np.arange(size // stride) + 0.5) * stride
         x, y = np.meshgrid(centres, centres)
         grids.append(np.stack([x, y], axis=-1).reshape(-1, 2).repeat(repeats, axis=0))
     return np.concatenate(grids)
@@ -212,17 +264,13 @@ FULL_RANGE_ANCHORS = _anchors(FULL_RANGE_SIZE_PX, [(4, 1)])
 
 def _run_detector(
     rgb: NDArray[np.uint8],
-    window: tuple[float, float, float, float],
+    photo_from_network: NDArray,
     network: GraphNetwork,
     size: int,
     anchors: NDArray[np.float64],
     device: torch.device,
 ) -> list[Detection]:
-    """Faces above the score in a window, put black-padded into a square as the detector was trained."""
-    left, top, right, bottom = window
-    half = max(right - left, bottom - top) / 2
-    x, y = (left + right) / 2, (top + bottom) / 2
-    photo_from_network = window_matrix(x - half, y - half, x + half, y + half, size)
+    """Faces above the score in a size x size view of the photo, black outside as the detectors were trained."""
     view, coverage = resample(rgb, photo_from_network, (size, size))
     picture = view * coverage[..., None] / 127.5 - 1.0
     with torch.inference_mode():
@@ -231,17 +279,12 @@ def _run_detector(
     sure = scores > DETECTION_SCORE
     # Per anchor: offset of the centre, width and height, then six points' offsets, all in network pixels.
     rows = numbers[0].cpu().numpy().astype(np.float64)[sure].reshape(-1, 8, 2)
-    origins = anchors[sure] * size
+    scale = float(np.hypot(*photo_from_network[:2, 0]))
     found = []
-    for score, row, origin in zip(scores[sure], rows, origins, strict=True):
-        corners = np.stack([origin + row[0] - row[1] / 2, origin + row[0] + row[1] / 2])
-        found.append(
-            Detection(
-                score=float(score),
-                box=transform_points(photo_from_network, corners).ravel(),
-                keypoints=transform_points(photo_from_network, origin + row[2:]),
-            )
-        )
+    for score, row, anchor in zip(scores[sure], rows, anchors[sure], strict=True):
+        points = transform_points(photo_from_network, anchor + np.delete(row, 1, axis=0))
+        box = np.concatenate([points[0] - scale * row[1] / 2, points[0] + scale * row[1] / 2])
+        found.append(Detection(score=float(score), box=box, keypoints=points[1:]))
     return found
 
 
@@ -272,12 +315,10 @@ def _overlap(a: NDArray, b: NDArray) -> float:
 
 def find_landmarks(rgb: NDArray[np.uint8], detection: Detection, face: FaceNetworks) -> Landmarks:
     """478 landmarks of a detected face: the second look at it, or the surest of a few when that one is unsure."""
-    centre = (detection.box[:2] + detection.box[2:]) / 2
-    along_eyes = detection.keypoints[1] - detection.keypoints[0]
-    extent = detection.side
+    centre, extent, roll_rad = detection.centre, detection.side, detection.roll_rad
     looks: list[Landmarks] = []
     while len(looks) < MAX_LANDMARK_LOOKS:
-        looks.append(_look_at_face(rgb, centre, extent, math.atan2(along_eyes[1], along_eyes[0]), face))
+        looks.append(_look_at_face(rgb, centre, extent, roll_rad, face))
         if len(looks) >= LANDMARK_LOOKS and looks[-1].score >= SURE_LANDMARK_SCORE:
             return looks[-1]
         points = looks[-1].points[:MESH_POINTS, :2]
@@ -286,6 +327,7 @@ def find_landmarks(rgb: NDArray[np.uint8], detection: Detection, face: FaceNetwo
         axes = np.stack([upright, [-upright[1], upright[0]]])
         low, high = (points @ axes.T).min(0), (points @ axes.T).max(0)
         centre, extent = (low + high) / 2 @ axes, float((high - low).max())
+        roll_rad = math.atan2(upright[1], upright[0])
     return max(looks, key=lambda look: look.score)
 
 
@@ -315,14 +357,20 @@ def _look_at_face(
 
 
 def _landmarks_of_largest(rgb: NDArray[np.uint8], detections: list[Detection], face: FaceNetworks) -> Landmarks:
-    """Landmarks of the largest detection that the landmark network takes for a face."""
-    turned_away = False
+    """Landmarks of the largest detection that the landmark network takes for a face.
+
+    Raises FaceCutOff, FaceTurnedAway or NoFaceFound, as the detections suggest.
+    """
+    height, width = rgb.shape[:2]
     for detection in detections:
         landmarks = find_landmarks(rgb, detection, face)
         if landmarks.score >= MIN_LANDMARK_SCORE:
             return landmarks
-        turned_away = turned_away or detection.score > SURE_DETECTION
-    raise FaceTurnedAway() if turned_away else NoFaceFound()
+    if any(_stands_out(detection, width, height) for detection in detections):
+        raise FaceCutOff()
+    if any(detection.score >= SURE_DETECTION for detection in detections):
+        raise FaceTurnedAway()
+    raise NoFaceFound()
 
 
 def _check_size_and_frame(landmarks: Landmarks, photo: Photo) -> None:
