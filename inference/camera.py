@@ -47,7 +47,9 @@ def pinhole_intrinsics(focal: float = FOCAL) -> FloatArray:
     return np.array([[focal, 0.0, 0.5], [0.0, focal, 0.5], [0.0, 0.0, 1.0]])
 
 
-def orbit_camera(azimuth_deg: float, elevation_deg: float = 0.0, radius: float = RADIUS, focal: float = FOCAL) -> Camera:
+def orbit_camera(
+    azimuth_deg: float, elevation_deg: float = 0.0, radius: float = RADIUS, focal: float = FOCAL
+) -> Camera:
     """Camera on a sphere around the head, looking at the origin with +y up and no roll.
 
     azimuth_deg:   0 faces the face; 90 looks at the subject's left ear (from +x); 180 at the back of the head.

@@ -141,14 +141,14 @@ class PortraitEncoder(nn.Module):
         inputs = (PICTURE_CHANNELS, *channels[:-1])
         self.trunk = nn.ModuleList([ResidualBlock(i, o) for i, o in zip(inputs, channels, strict=True)])
         side = config.input_size >> len(channels)
-        self.style = nn.Sequential(
-            nn.Linear(channels[-1] * side * side + 12, config.style_width),
-            nn.SiLU(),
-            nn.Linear(config.style_width, num_ws * generator.w_dim),
-        )
-        self.style[2].weight.data.mul_(STYLE_GAIN)
+        to_style = nn.Linear(channels[-1] * side * side + 12, config.style_width)
+        to_offset = nn.Linear(config.style_width, num_ws * generator.w_dim)
+        to_offset.weight.data.mul_(STYLE_GAIN)
+        self.style = nn.Sequential(to_style, nn.SiLU(), to_offset)
         coarse_to_fine = list(range(len(channels) - 1, 0, -1))
-        self.merge = nn.ModuleList([nn.Conv2d(channels[i] + channels[i - 1], channels[i - 1], 3, 1, 1) for i in coarse_to_fine])
+        self.merge = nn.ModuleList(
+            [nn.Conv2d(channels[i] + channels[i - 1], channels[i - 1], 3, 1, 1) for i in coarse_to_fine]
+        )
         self.detail = nn.Conv2d(channels[0], config.feature_channels, 3, 1, 1)
         self.lift = PlaneLift(config, generator)
         self.register_buffer("w_avg", torch.zeros(generator.w_dim))

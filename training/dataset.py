@@ -87,10 +87,12 @@ class HeadSet:
             i = rng.integers(0, len(head["near_points"]), near)
             j = rng.integers(0, len(head["uniform_points"]), uniform)
             k = rng.integers(0, len(head["surface_points"]), on_surface)
-            points.append(np.concatenate([head["near_points"][i], head["uniform_points"][j], head["surface_points"][k]]))
             zeros = np.zeros(on_surface, np.float16)
+            place = (head["near_points"][i], head["uniform_points"][j], head["surface_points"][k])
+            shade = (head["near_colour"][i], head["uniform_colour"][j], head["surface_colour"][k])
+            points.append(np.concatenate(place))
             distance.append(np.concatenate([head["near_distance"][i], head["uniform_distance"][j], zeros]))
-            colour.append(np.concatenate([head["near_colour"][i], head["uniform_colour"][j], head["surface_colour"][k]]))
+            colour.append(np.concatenate(shade))
         return Points(_float(points), _float(distance), _float(colour) / 255)
 
     def surface(self, indices: NDArray[np.integer], count: int, rng: np.random.Generator) -> Surface:

@@ -7,6 +7,8 @@ The paper's net is 288-64-128-256-512-1 at 256 px; this one keeps its kind with 
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,7 +27,7 @@ class OcclusionAwareDiscriminator(nn.Module):
         # The mask is an input too: else a masked zero and a feature that is zero look alike.
         in_channels = 3 * planes_depth * (plane_channels + 1)
         layers: list[nn.Module] = [nn.Conv2d(in_channels, widths[0], 3, 1, 1), nn.LeakyReLU(SLOPE)]
-        for narrow, wide in zip(widths, widths[1:], strict=False):
+        for narrow, wide in pairwise(widths):
             layers += [nn.Conv2d(narrow, wide, 4, 2, 1), nn.LeakyReLU(SLOPE)]
         self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 3, 1, 1))
 
@@ -42,7 +44,7 @@ def encoder_loss(discriminator: OcclusionAwareDiscriminator, planes: Tensor, occ
 def discriminator_loss(
     discriminator: OcclusionAwareDiscriminator, real: Tensor, fake: Tensor, occlusion: Tensor, r1_weight: float
 ) -> Tensor:
-    """softplus(-D(real)) + softplus(D(fake)), with the R1 gradient penalty on the real ones when its weight is not 0."""
+    """softplus(-D(real)) + softplus(D(fake)), with the R1 gradient penalty on the real ones if its weight is not 0."""
     real = real.detach().requires_grad_(r1_weight > 0)
     real_score = discriminator(real, occlusion)
     loss = F.softplus(discriminator(fake.detach(), occlusion)).mean() + F.softplus(-real_score).mean()

@@ -1,6 +1,7 @@
-"""Put a generator and its two encoders into the one file the product carries.
+r"""Put a generator and its two encoders into the one file the product carries.
 
-    python -m training.export --generator RUN_G --visible RUN_V --occluded RUN_O --out inference/weights/starter.safetensors
+    python -m training.export --generator RUN_G --visible RUN_V --occluded RUN_O \
+        --out inference/weights/starter.safetensors
 """
 
 from __future__ import annotations

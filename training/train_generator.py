@@ -132,7 +132,8 @@ def fit_mapping(generator: TriPlaneGenerator, latents: Tensor, seed: int, steps:
         loss.backward()
         optimiser.step()
     mapping.w_avg.copy_(centre)
-    print(f"mapping network: rms error {loss.item() ** 0.5:.4f} of latents with rms {latents.square().mean() ** 0.5:.4f}")
+    error, spread = loss.item() ** 0.5, latents.square().mean().item() ** 0.5
+    print(f"mapping network: rms error {error:.4f} of latents with rms {spread:.4f}")
 
 
 def _optimiser(generator: TriPlaneGenerator, latents: nn.Parameter, settings: GeneratorTraining) -> torch.optim.Adam:
