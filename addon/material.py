@@ -17,7 +17,7 @@ def skin_material(name: str, albedo: bpy.types.Image, unit_m: float) -> bpy.type
     unit_m: metres in one Blender unit of the scene, since light travels a real distance under the skin.
     """
     material = bpy.data.materials.new(name)
-    if not material.use_nodes:  # from 5.0 on it always does, and setting it is deprecated
+    if bpy.app.version < (5, 0, 0):  # later ones always do, and warn when asked
         material.use_nodes = True
     tree = material.node_tree
     tree.nodes.clear()

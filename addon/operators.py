@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 import tempfile
 from datetime import datetime
 from pathlib import Path
@@ -20,6 +22,7 @@ from .session import SESSION, Outcome
 
 TIMER_S = 0.1  # how often a running job is looked after
 WAIT_S = 0.1  # how long a blocking run sleeps between two looks
+UNFIT_FOR_FILES = r'[<>:"/\\|?*\x00-\x1f]'  # on Windows, the strictest
 PHOTO_SUFFIXES = ".jpg;.jpeg;.png;.tif;.tiff;.webp;.bmp"
 WAITING_FOR_OBJECT_MODE = Progress(1.0, "Done: switch to Object Mode to receive the head")
 
@@ -27,6 +30,13 @@ WAITING_FOR_OBJECT_MODE = Progress(1.0, "Done: switch to Object Mode to receive 
 def heads_folder() -> Path:
     """Where job folders go: head.glb and its report stay there for other programs."""
     return Path(bpy.utils.extension_path_user(EXTENSION, path="heads", create=True))
+
+
+def new_job_folder(name: str) -> Path:
+    """Path for the next head of a photo of that name; the worker makes the folder."""
+    stem = re.sub(UNFIT_FOR_FILES, "_", name) + datetime.now().strftime(" %Y-%m-%d %H-%M-%S")
+    numbers = itertools.chain([""], map(" ({})".format, itertools.count(2)))
+    return next(path for number in numbers if not (path := heads_folder() / f"{stem}{number}").exists())
 
 
 def why_not(context: bpy.types.Context) -> str:
@@ -115,9 +125,8 @@ class HEADCAST_OT_reconstruct(bpy.types.Operator):
             self._fail(Failed(error.message, error.hint))
             return False
         self._name = Path(settings.image.name).stem
-        stamp = datetime.now().strftime("%Y-%m-%d %H-%M-%S")
-        out_dir = heads_folder() / f"{bpy.path.clean_name(self._name)} {stamp}"
-        SESSION.submit(worker_place(), Reconstruct(str(self._photo.path), str(out_dir), settings.options()))
+        job = Reconstruct(str(self._photo.path), str(new_job_folder(self._name)), settings.options())
+        SESSION.submit(worker_place(), job)
         return True
 
     def _finish(self, context: bpy.types.Context, outcome: Outcome) -> set[str]:

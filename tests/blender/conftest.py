@@ -1,0 +1,80 @@
+"""Headcast in a real Blender without a window: installed from its zip into a throw-away profile."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from tests.blender.prepared_head import write_job_folder
+from wheels.extension import build
+
+HERE = Path(__file__).resolve().parent
+PACKAGE = "bl_ext.user_default.headcast"
+
+
+@pytest.fixture(scope="session")
+def extension_zip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The extension as Blender's own builder packs it."""
+    if importlib.util.find_spec("bpy") is None:  # not imported here: the profile's folder must be named before
+        pytest.skip("bpy is not installed")
+    return build(tmp_path_factory.mktemp("zip"))
+
+
+@pytest.fixture(scope="session")
+def installed(extension_zip: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
+    """The bpy module, with the extension installed and enabled in a profile whose path has a space and an accent."""
+    profile = tmp_path_factory.mktemp("Perfil de Zoë")
+    if "bpy" in sys.modules:
+        pytest.fail("bpy was imported before: it uses the user's own profile")
+    os.environ["BLENDER_USER_RESOURCES"] = str(profile)
+    bpy = importlib.import_module("bpy")
+    addon_utils = importlib.import_module("addon_utils")  # can be found once bpy is there
+
+    bpy.ops.extensions.package_install_files(filepath=str(extension_zip), repo="user_default", enable_on_install=True)
+    addon_utils.enable(PACKAGE, default_set=True)
+    yield bpy
+    addon_utils.disable(PACKAGE)
+
+
+@pytest.fixture
+def blender(installed: ModuleType) -> Iterator[ModuleType]:
+    """The bpy module with Blender's start-up scene and consent given; whatever runs is ended afterwards."""
+    installed.ops.wm.read_homefile(use_factory_startup=True)
+    preferences = installed.context.preferences.addons[PACKAGE].preferences
+    preferences.consent, preferences.worker_python = True, ""
+    yield installed
+    part("session").SESSION.close()
+    part("session").SESSION.finish()
+
+
+def part(name: str) -> Any:
+    """A module of the installed add-on."""
+    return sys.modules[f"{PACKAGE}.addon.{name}"]
+
+
+@pytest.fixture(scope="session")
+def job_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished job of a known head."""
+    return write_job_folder(tmp_path_factory.mktemp("job") / "Kopf für Test")
+
+
+@pytest.fixture
+def worker_that(blender: ModuleType, job_folder: Path, tmp_path: Path) -> Callable[[str], None]:
+    """Point the preferences at a fake worker process: worker_that("done" | "fail" | "die" | "wait")."""
+
+    def choose(how: str) -> None:
+        python = tmp_path / f"python {how}é"
+        command = shlex.join([sys.executable, str(HERE / "fake_worker.py"), how, str(job_folder)])
+        python.write_text(f'#!/bin/sh\nexec {command} "$@"\n', encoding="utf-8")
+        python.chmod(0o755)
+        blender.context.preferences.addons[PACKAGE].preferences.worker_python = str(python)
+
+    return choose

@@ -1,0 +1,55 @@
+"""A process that speaks the worker's language and copies a prepared job folder instead of computing one.
+
+    fake_worker.py HOW FOLDER -I start_worker.py ROOT ...
+
+HOW: "done" answers with a copy of FOLDER, "fail" with an error, "die" ends in mid-job, "wait" works until cancelled.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+how, prepared, root = sys.argv[1], Path(sys.argv[2]), sys.argv[5]
+sys.path.insert(0, root)
+
+from inference.messages import (  # noqa: E402
+    Cancel,
+    Cancelled,
+    Close,
+    Done,
+    Failed,
+    Message,
+    Progress,
+    Ready,
+    Reconstruct,
+    decode,
+    encode,
+)  # fmt: skip
+
+
+def say(message: Message) -> None:
+    """One line to Blender."""
+    sys.stdout.buffer.write(encode(message))
+    sys.stdout.buffer.flush()
+
+
+say(Ready(os.getpid(), "3.11"))
+for line in sys.stdin.buffer:
+    message = decode(line)
+    if isinstance(message, Reconstruct):
+        say(Progress(0.5, "Shaping the surface"))
+        if how == "done":
+            shutil.copytree(prepared, message.out_dir)
+            shutil.copy(message.photo, Path(message.out_dir) / "photo")  # fails if the file is not there
+            say(Done(message.out_dir, {"warnings": ["2 faces were found; the largest was taken."]}))
+        elif how == "fail":
+            say(Failed("No face was found in the photo.", "Use a photo where both eyes are visible."))
+        elif how == "die":
+            os._exit(139)
+    elif isinstance(message, Cancel):
+        say(Cancelled())
+    elif isinstance(message, Close):
+        break
