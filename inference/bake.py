@@ -1,0 +1,392 @@
+"""Paint the head: the photo's own pixels where the camera saw the surface, the model's colours everywhere else.
+
+The two never meet at an edge. Trust in the photo fades over several millimetres towards everything that spoils it
+(grazing angles, an outline behind which another part of the head lies, the border of the matte), and the model's
+colours are first matched to the photo: once for the whole head, then by a smooth correction over the surface that
+takes up what is left along the border and fades out behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import ndimage, sparse
+from scipy.sparse.linalg import splu
+
+from .alignment import AlignedPortrait
+from .camera import Camera, project, unproject
+from .photo import Photo
+from .progress import Progress
+from .raster import fragment_chunks, rasterise_view, sample_image
+from .resampling import transform_points
+from .surface import Mesh, vertex_normals, weld
+
+FloatArray = NDArray[np.floating]
+IntArray = NDArray[np.integer]
+
+# What the camera saw
+DEPTH_SIZE = 1024  # px of the depth picture: .3 mm on the head
+OUTLINE_MARGIN = 6  # px of DEPTH_SIZE around nearer parts of the head: the shape is not better known than that, 2 mm
+DEPTH_SLACK = 0.02  # box units, 1 cm: what lies less deep behind an outline is the same part of the head
+UNSEEN_COSINE = 0.15  # cosine of the angle between normal and ray: below, a photo pixel smears over 3 mm and more
+PLAIN_COSINE = 0.45  # from here on the photo is trusted fully
+FEATHER_ROUNDS = 6  # rings of vertices over which trust rises from a border, about 2 mm each
+
+# The matte's border
+MATTE_EROSION = 5  # px of the 512 px crop: the matte is that unsure of where hair ends
+MATTE_BLUR = 2.5  # px of the crop
+MATTE_RAMP = (0.5, 0.95)  # matte values between which trust rises
+
+# Matching the model's colours to the photo's
+MATCH_BLUR = 4.0  # px of the crop, about the distance of vertices: the match is of colours, not of detail
+IDENTITY_PULL = 0.02  # variance of colours, [0, 1]^2: colours that vary less than that do not turn the whole match
+CORRECTION_SMOOTHNESS = 0.012  # box units, 6 mm: below this scale, photo and model may differ
+CORRECTION_REACH = 0.15  # box units, 8 cm: how far behind the border the correction fades out
+MAX_CORRECTION = 0.35  # of the range of colours; more is a wrong pixel, not a wrong tone
+
+MAX_PAINT_FACES = 200_000  # faces are split up to this number: sides of 2 mm, finer than the model's colours
+COLOUR_CHUNK = 65536  # points between two progress calls
+
+# Landmarks of the 478-point face mesh, from the subject's point of view
+ANCHOR_LANDMARKS = {
+    "eye_left": [473],  # centre of the iris
+    "eye_right": [468],
+    "nose_tip": [1],
+    "mouth": [13, 14],  # between the lips
+    "chin": [152],
+    "ear_left": [454],  # the outline of the face in front of the ear
+    "ear_right": [234],
+}
+
+
+class ColourField(Protocol):
+    """What the bake needs to know of a model."""
+
+    def colour(self, points: FloatArray) -> FloatArray:
+        """(n, 3) sRGB in [0, 1] at (n, 3) points of the head frame."""
+
+
+@dataclass(frozen=True)
+class TexturedHead:
+    """A head ready to be written.
+
+    mesh:           unwrapped, so vertices on seams are there once per island.
+    uv:             (v, 2) as in `unwrap.UnwrappedMesh`: v runs down.
+    albedo:         (t, t, 3) uint8 sRGB, filled beyond the islands.
+    visibility:     (v,) float32, 0 not seen in the photo, 1 seen plainly.
+    visibility_map: (t, t) uint8, the same per texel, 0..255.
+    anchors:        points on the surface by name, (3,) in the head frame.
+    source:         name of the photo's file.
+    """
+
+    mesh: Mesh
+    uv: FloatArray
+    albedo: NDArray[np.uint8]
+    visibility: NDArray[np.float32]
+    visibility_map: NDArray[np.uint8]
+    anchors: dict[str, FloatArray]
+    source: str
+
+
+def bake(
+    mesh: Mesh,
+    uv: FloatArray,
+    portrait: AlignedPortrait,
+    photo: Photo,
+    field: ColourField,
+    texture_size: int,
+    progress: Progress,
+) -> TexturedHead:
+    """Texture the head from its photo and its model.
+
+    mesh, uv:     as `unwrap` returns them.
+    portrait:     tells where the camera stood and what of the crop is the person.
+    photo:        the file's own pixels, sampled through `portrait.photo_from_crop`.
+    field:        the model's colours.
+    texture_size: texels along a side.
+    """
+    progress(0.0, "Finding what the photo shows")
+    fine, fine_uv = subdivide(mesh, uv, MAX_PAINT_FACES)
+    # Vertices that the unwrap split are one in `whole`, so that nothing computed on the surface knows of seams.
+    whole, whole_vertex = weld(fine)
+    crop_px = project(whole.vertices, portrait.camera)[0] * len(portrait.image)
+    trust_map = matte_trust(portrait.matte)
+    facing = facing_weight(whole, portrait.camera)
+    visibility = facing * sample_image(trust_map[..., None], crop_px)[:, 0]
+
+    progress(0.1, "Matching colours")
+    model_colour = _colour_at(field, whole.vertices, lambda share: progress(0.1 + 0.2 * share, "Matching colours"))
+    photo_colour = _soft_photo(portrait.image, trust_map, crop_px)
+    tone = fit_tone(model_colour, photo_colour, visibility)
+    matched = tone.apply(model_colour)
+    residual = np.clip(photo_colour - matched, -MAX_CORRECTION, MAX_CORRECTION)
+    matched = matched[whole_vertex] + _correction(mesh, fine, residual[whole_vertex], visibility[whole_vertex])
+
+    # All of these are smooth on the surface: linear between the corners of a face.
+    vertex_values = np.column_stack([matched, facing[whole_vertex], crop_px[whole_vertex]]).astype(np.float32)
+    texels_per_crop_px = _texels_per_crop_px(portrait, mesh, uv, texture_size)
+    pixels, pixels_from_crop = _photo_pixels(photo, portrait, crop_px, texels_per_crop_px)
+    size = (texture_size, texture_size)
+    albedo = np.zeros((*size, 3), dtype=np.uint8)
+    visibility_map = np.zeros(size, dtype=np.uint8)
+    covered = np.zeros(size, dtype=bool)
+    for done, cover in fragment_chunks(fine_uv * texture_size, fine.faces, size):
+        progress(0.4 + 0.5 * done, "Painting")
+        values = cover.interpolate(vertex_values, fine.faces)
+        colour, weight = values[:, :3], values[:, 3]
+        seen = np.flatnonzero(weight > 0)
+        on_crop = values[seen, 4:]
+        weight[seen] *= sample_image(trust_map[..., None], on_crop)[:, 0]
+        pixel = sample_image(pixels, transform_points(pixels_from_crop, on_crop)) / np.float32(255)
+        colour[seen] += weight[seen, None] * (pixel - colour[seen])
+        albedo[cover.row, cover.column] = np.rint(np.clip(colour, 0, 1) * 255)
+        visibility_map[cover.row, cover.column] = np.rint(weight * 255)
+        covered[cover.row, cover.column] = True
+
+    progress(0.9, "Padding the texture")
+    painted = fill_uncovered(np.dstack([albedo, visibility_map]), covered)
+    return TexturedHead(
+        mesh=mesh,
+        uv=uv,
+        albedo=np.ascontiguousarray(painted[..., :3]),
+        visibility=visibility[whole_vertex[: len(mesh.vertices)]].astype(np.float32),
+        visibility_map=np.ascontiguousarray(painted[..., 3]),
+        anchors=find_anchors(whole, portrait),
+        source=photo.path.name,
+    )
+
+
+def subdivide(mesh: Mesh, uv: FloatArray, most_faces: int) -> tuple[Mesh, FloatArray]:
+    """Split every face into four, again and again while that stays below `most_faces`; old vertices come first.
+
+    Two faces with a common side in space, but not in uv, still get the same point in its middle.
+    """
+    while 4 * len(mesh.faces) <= most_faces:
+        faces = mesh.faces
+        sides = np.sort(np.stack([faces, np.roll(faces, -1, axis=1)], axis=2).reshape(-1, 2), axis=1)
+        edges, edge_of_side = np.unique(sides[:, 0] * len(mesh.vertices) + sides[:, 1], return_inverse=True)
+        start, end = edges // len(mesh.vertices), edges % len(mesh.vertices)
+        middle = len(mesh.vertices) + edge_of_side.reshape(-1, 3)  # (f, 3) of sides 0-1, 1-2, 2-0
+        corner = [np.stack([faces[:, i], middle[:, i], middle[:, i - 1]], axis=1) for i in range(3)]
+        vertices = np.concatenate([mesh.vertices, (mesh.vertices[start] + mesh.vertices[end]) / 2])
+        uv = np.concatenate([uv, (uv[start] + uv[end]) / 2])
+        mesh = Mesh(vertices, np.concatenate([*corner, middle]))
+    return mesh, uv
+
+
+def facing_weight(mesh: Mesh, camera: Camera) -> FloatArray:
+    """(v,) how plainly a camera sees each vertex of a welded mesh, from 0 to 1.
+
+    It is 0 on every vertex of a face that is hidden in part, and rises over FEATHER_ROUNDS rings of vertices.
+    """
+    depth_map = rasterise_view(mesh.vertices, mesh.faces, camera, DEPTH_SIZE).depth
+    nearest = ndimage.minimum_filter(depth_map, size=2 * OUTLINE_MARGIN + 1, mode="constant", cval=np.inf)
+    picture, depth = project(mesh.vertices, camera)
+    column, row = np.clip((picture * DEPTH_SIZE).astype(np.int64), 0, DEPTH_SIZE - 1).T
+    towards = camera.position - mesh.vertices
+    towards /= np.linalg.norm(towards, axis=1, keepdims=True)
+    cosine = np.einsum("ij,ij->i", vertex_normals(mesh), towards)
+    in_picture = ((picture >= 0) & (picture <= 1)).all(axis=1)
+    seen = in_picture & (depth <= nearest[row, column] + DEPTH_SLACK) & (cosine > UNSEEN_COSINE)
+
+    neighbours = _neighbours(mesh)
+    count = np.maximum(neighbours @ np.ones(len(seen)), 1)
+    beside_unseen = neighbours @ (~seen).astype(np.float64) > 0
+    weight = np.where(seen & ~beside_unseen, _smoothstep(cosine, UNSEEN_COSINE, PLAIN_COSINE), 0.0)
+    # Averaging spreads zeros inwards; the minimum keeps trust from growing outwards.
+    for _ in range(FEATHER_ROUNDS):
+        weight = np.minimum(weight, (neighbours @ weight) / count)
+    return weight
+
+
+@dataclass(frozen=True)
+class Tone:
+    """A map between colours that holds for the whole head: colour @ matrix + offset."""
+
+    matrix: FloatArray  # (3, 3)
+    offset: FloatArray  # (3,)
+
+    def apply(self, colour: FloatArray) -> FloatArray:
+        """(n, 3) sRGB to (n, 3), not clipped."""
+        return colour @ self.matrix + self.offset
+
+
+def fit_tone(model: FloatArray, photo: FloatArray, weight: FloatArray) -> Tone:
+    """The tone that brings the model's colours (n, 3) nearest to the photo's (n, 3) where weight (n,) is high.
+
+    Ridge regression towards "same colours, other brightness": skin and hair may shift differently, but a head of one
+    colour does not turn the other colours.
+    """
+    total = weight.sum()
+    if total <= 0:
+        return Tone(np.eye(3), np.zeros(3))
+    share = (weight / total)[:, None]
+    model_mean, photo_mean = (share * model).sum(axis=0), (share * photo).sum(axis=0)
+    model_spread, difference = model - model_mean, (photo - photo_mean) - (model - model_mean)
+    covariance = model_spread.T @ (share * model_spread)
+    change = np.linalg.solve(covariance + IDENTITY_PULL * np.eye(3), model_spread.T @ (share * difference))
+    matrix = np.eye(3) + change
+    return Tone(matrix, photo_mean - model_mean @ matrix)
+
+
+def spread_over_surface(mesh: Mesh, values: FloatArray, weight: FloatArray) -> FloatArray:
+    """A smooth function on the mesh that follows values where they are trusted and fades to 0 far from there.
+
+    values: (v, k); weight: (v,) trust from 0 to 1.
+    Returns: (v, k), the minimiser of weight (f - values)^2 + smoothness^2 |grad f|^2 + (smoothness / reach)^2 f^2, the
+             last where the trust is 0: a membrane that decays over CORRECTION_REACH.
+    """
+    stiffness, area = _stiffness_and_area(mesh)
+    decay = (CORRECTION_SMOOTHNESS / CORRECTION_REACH) ** 2 * (1.0 - weight)
+    system = CORRECTION_SMOOTHNESS**2 * stiffness + sparse.diags(area * (weight + decay))
+    return splu(system.tocsc()).solve((area * weight)[:, None] * values)
+
+
+def fill_uncovered(image: NDArray[np.uint8], covered: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Colour texels outside all islands like the nearest island, so that filtering and mip levels find no border.
+
+    Fills each empty texel from the smallest block of 2, 4, 8, .. texels around it that holds a covered one.
+    image: (h, w, k); covered: (h, w).
+    """
+    height, width = covered.shape
+    if covered.all() or not covered.any():
+        return image
+    padding = ((0, height % 2), (0, width % 2))
+    counts = np.pad(covered, padding).astype(np.float32)
+    sums = np.pad(np.where(covered[..., None], image, 0), (*padding, (0, 0)))
+    counts = counts[::2, ::2] + counts[1::2, ::2] + counts[::2, 1::2] + counts[1::2, 1::2]
+    sums = sums[::2, ::2].astype(np.float32) + sums[1::2, ::2] + sums[::2, 1::2] + sums[1::2, 1::2]
+    half = np.rint(sums / np.maximum(counts, 1)[..., None]).astype(np.uint8)
+    half = fill_uncovered(half, counts > 0)
+    filled = image.copy()
+    row, column = np.nonzero(~covered)
+    filled[row, column] = half[row // 2, column // 2]
+    return filled
+
+
+def find_anchors(mesh: Mesh, portrait: AlignedPortrait) -> dict[str, FloatArray]:
+    """Named points of the face, where the rays through the photo's landmarks meet the surface, head frame.
+
+    A landmark beside the mesh (an ear's, often) takes the depth of the nearest point of the outline.
+    """
+    raster = rasterise_view(mesh.vertices, mesh.faces, portrait.camera, DEPTH_SIZE)
+    if not raster.covered.any():
+        return {}
+    rows, columns = ndimage.distance_transform_edt(~raster.covered, return_distances=False, return_indices=True)
+    anchors = {}
+    for name, landmarks in ANCHOR_LANDMARKS.items():
+        picture = portrait.landmarks[landmarks, :2].mean(axis=0) / len(portrait.image)
+        column, row = np.clip((picture * DEPTH_SIZE).astype(int), 0, DEPTH_SIZE - 1)
+        nearest = rows[row, column], columns[row, column]
+        if nearest != (row, column):
+            picture = (np.array(nearest[::-1]) + 0.5) / DEPTH_SIZE
+        anchors[name] = unproject(picture, np.asarray(raster.depth[nearest]), portrait.camera)
+    return anchors
+
+
+def matte_trust(matte: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(s, s) how surely a crop pixel shows the person and not what is behind: the matte, drawn in and feathered."""
+    eroded = ndimage.minimum_filter(matte, size=2 * MATTE_EROSION + 1, mode="constant", cval=0.0)
+    blurred = ndimage.gaussian_filter(eroded, MATTE_BLUR, mode="constant", cval=0.0)
+    return _smoothstep(blurred, *MATTE_RAMP).astype(np.float32)
+
+
+def _soft_photo(image: NDArray[np.uint8], trust: NDArray[np.float32], crop_px: FloatArray) -> FloatArray:
+    """(v, 3) sRGB of the crop around each vertex, averaged over trusted pixels only."""
+    weight = trust + np.float32(1e-4)  # far from all trusted pixels, any average will do: its weight is 0
+    blurred_weight = ndimage.gaussian_filter(weight, MATCH_BLUR)
+    colour = ndimage.gaussian_filter(image * (weight[..., None] / np.float32(255)), (MATCH_BLUR, MATCH_BLUR, 0))
+    return sample_image(colour / blurred_weight[..., None], crop_px).astype(np.float64)
+
+
+def _correction(coarse: Mesh, fine: Mesh, residual: FloatArray, weight: FloatArray) -> FloatArray:
+    """(v, 3) `spread_over_surface` for a subdivided, unwrapped mesh, solved on the mesh before it was subdivided.
+
+    residual, weight: (v, 3) and (v,) at the vertices of `fine`, whose first ones are those of `coarse`.
+    """
+    whole, whole_vertex = weld(coarse)
+    count = len(coarse.vertices)
+    first = np.unique(whole_vertex, return_index=True)[1]
+    correction = spread_over_surface(whole, residual[:count][first], weight[:count][first])[whole_vertex]
+    # What subdivision did to the places it also does to the values.
+    return subdivide(coarse, correction, len(fine.faces))[1]
+
+
+def _colour_at(field: ColourField, points: FloatArray, progress: Callable[[float], None]) -> FloatArray:
+    """(n, 3) the model's colours at surface points."""
+    chunks = []
+    for start in range(0, len(points), COLOUR_CHUNK):
+        progress(start / len(points))
+        chunks.append(field.colour(points[start : start + COLOUR_CHUNK].astype(np.float32)))
+    return np.concatenate(chunks).astype(np.float64)
+
+
+def _texels_per_crop_px(portrait: AlignedPortrait, mesh: Mesh, uv: FloatArray, texture_size: int) -> float:
+    """How many texels a pixel of the crop spans on a surface that faces the camera at the head's middle."""
+    corners, flat = mesh.vertices[mesh.faces], uv[mesh.faces]
+    area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1).sum()
+    flat_area = np.abs(np.cross(flat[:, 1] - flat[:, 0], flat[:, 2] - flat[:, 0])).sum()
+    distance = np.linalg.norm(portrait.camera.position)
+    crop_px_per_unit = portrait.camera.intrinsics[0, 0] * len(portrait.image) / distance
+    return texture_size * float(np.sqrt(flat_area / area)) / crop_px_per_unit
+
+
+def _photo_pixels(
+    photo: Photo, portrait: AlignedPortrait, crop_px: FloatArray, texels_per_crop_px: float
+) -> tuple[NDArray[np.uint8], FloatArray]:
+    """The part of the photo with the head in it, reduced where its pixels are finer than texels.
+
+    Returns: (h, w, 3) uint8 sRGB and the (3, 3) map from crop pixels to its pixels.
+    """
+    height, width = photo.rgb.shape[:2]
+    corners = transform_points(portrait.photo_from_crop, crop_px)
+    left, top = np.clip(np.floor(corners.min(axis=0)).astype(int), 0, (width - 1, height - 1))
+    right, bottom = np.clip(np.ceil(corners.max(axis=0)).astype(int) + 1, (left + 1, top + 1), (width, height))
+    pixels = Image.fromarray(np.ascontiguousarray(photo.rgb[top:bottom, left:right]))
+    photo_px_per_texel = np.sqrt(np.linalg.det(portrait.photo_from_crop[:2, :2])) / texels_per_crop_px
+    factor = max(1, int(photo_px_per_texel))
+    to_part = np.diag([1 / factor, 1 / factor, 1.0]) @ np.array([[1, 0, -left], [0, 1, -top], [0, 0, 1]])
+    return np.asarray(pixels.reduce(factor)), to_part @ portrait.photo_from_crop
+
+
+def _smoothstep(values: FloatArray, low: float, high: float) -> FloatArray:
+    """0 up to `low`, 1 from `high` on, and smooth between."""
+    t = np.clip((values - low) / (high - low), 0.0, 1.0)
+    return t * t * (3.0 - 2.0 * t)
+
+
+def _neighbours(mesh: Mesh) -> sparse.csr_matrix:
+    """(v, v) with a 1 where two vertices share a side."""
+    start, end = mesh.faces.ravel(), np.roll(mesh.faces, -1, axis=1).ravel()
+    pairs = (np.concatenate([start, end]), np.concatenate([end, start]))
+    matrix = sparse.csr_matrix((np.ones(len(pairs[0])), pairs), shape=[len(mesh.vertices)] * 2)
+    matrix.data[:] = 1.0
+    return matrix
+
+
+def _stiffness_and_area(mesh: Mesh) -> tuple[sparse.csr_matrix, FloatArray]:
+    """(v, v) stiffness of linear elements and (v,) the area that belongs to each vertex, box units squared.
+
+    Cotangents of blunt angles are negative and would let the membrane overshoot; they count as 0.
+    """
+    count = len(mesh.vertices)
+    rows, columns, weights = [], [], []
+    area = np.zeros(count)
+    for corner in range(3):
+        at, left, right = (mesh.faces[:, (corner + step) % 3] for step in range(3))
+        first, second = mesh.vertices[left] - mesh.vertices[at], mesh.vertices[right] - mesh.vertices[at]
+        doubled_area = np.linalg.norm(np.cross(first, second), axis=1)
+        half_cotangent = np.maximum(np.einsum("ij,ij->i", first, second), 0.0) / (2 * doubled_area)
+        rows += [left, right]
+        columns += [right, left]
+        weights += [half_cotangent, half_cotangent]
+        area += np.bincount(at, doubled_area / 6, minlength=count)
+    pulls = sparse.csr_matrix(
+        (np.concatenate(weights), (np.concatenate(rows), np.concatenate(columns))), shape=(count, count)
+    )
+    return (sparse.diags(np.asarray(pulls.sum(axis=1)).ravel()) - pulls).tocsr(), area

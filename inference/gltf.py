@@ -1,0 +1,43 @@
+"""Write the head as one GLB file. Here metres begin, and here texture coordinates turn over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import trimesh
+from PIL import Image
+from trimesh.visual import TextureVisuals
+from trimesh.visual.material import PBRMaterial
+
+from .bake import TexturedHead
+from .surface import metres_from_head, vertex_normals
+
+SKIN_ROUGHNESS = 0.6  # dry skin and hair between oily forehead (.4) and cloth
+NODE_NAME = "Head"
+VISIBILITY_ATTRIBUTE = "_VISIBILITY"  # glTF wants an underscore before names of one's own
+
+
+def write_glb(head: TexturedHead, path: Path) -> None:
+    """Write mesh, texture, normals and visibility.
+
+    glTF's axes are the head frame's (+y up, +z out of the face), so only scale and origin change. Vertices are split
+    at the seams of the texture, with one shared normal, so that no seam shows in the shading.
+    """
+    to_metres = metres_from_head()
+    # trimesh wants v upwards and turns it back on export.
+    uv = np.column_stack([head.uv[:, 0], 1.0 - head.uv[:, 1]])
+    skin = PBRMaterial(
+        name="Skin", baseColorTexture=Image.fromarray(head.albedo), metallicFactor=0.0, roughnessFactor=SKIN_ROUGHNESS
+    )
+    mesh = trimesh.Trimesh(
+        vertices=head.mesh.vertices @ to_metres[:3, :3].T + to_metres[:3, 3],
+        faces=head.mesh.faces,
+        vertex_normals=vertex_normals(head.mesh),
+        vertex_attributes={VISIBILITY_ATTRIBUTE: head.visibility.astype(np.float32)},
+        visual=TextureVisuals(uv=uv, material=skin),
+        process=False,  # keep every vertex, also those at the same place
+    )
+    scene = trimesh.Scene()
+    scene.add_geometry(mesh, node_name=NODE_NAME, geom_name=NODE_NAME)
+    path.write_bytes(scene.export(file_type="glb", include_normals=True))

@@ -1,0 +1,80 @@
+"""Pictures of the finished head: the sheet with the photo and eight views around, and single views for other sheets."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from .alignment import AlignedPortrait
+from .bake import TexturedHead
+from .camera import Camera, orbit_camera
+from .progress import Progress
+from .raster import rasterise_view, sample_image
+from .surface import vertex_normals
+
+VIEW_SIZE = 320  # px of one view in the sheet
+AROUND_DEG = (0, 45, 90, 135, 180, 225, 270, 315)
+OVERSAMPLING = 2  # pixels are averaged from so many along each axis
+BACKGROUND = 0.5  # grey, sRGB: neither dark nor light hair melts into it
+CLAY = 0.75  # albedo of the grey model
+FILL_LIGHT = 0.45  # light that comes from everywhere, of 1
+KEY_LIGHT = np.array([0.35, 0.5, 0.8])  # towards the light, in camera axes with y up: over the viewer's right shoulder
+
+
+def preview_sheet(head: TexturedHead, portrait: AlignedPortrait, progress: Progress) -> Image.Image:
+    """The portrait and eight views around the head, every 45 degrees, lit softly."""
+    tiles = [np.asarray(Image.fromarray(portrait.image).resize((VIEW_SIZE, VIEW_SIZE), Image.Resampling.LANCZOS))]
+    for number, azimuth_deg in enumerate(AROUND_DEG):
+        progress(number / len(AROUND_DEG), "Drawing the preview")
+        tiles.append(draw_view(head, orbit_camera(azimuth_deg), VIEW_SIZE, shaded=True))
+    return Image.fromarray(np.concatenate(tiles, axis=1))
+
+
+def contact_rows(head: TexturedHead, portrait: AlignedPortrait, size: int) -> Image.Image:
+    """Two rows to judge a head by: the photo, then input view, +45, -45, both profiles, back and top.
+
+    The upper row shows the texture under flat light, the lower one the grey shape.
+    """
+    cameras = [portrait.camera, *(orbit_camera(azimuth) for azimuth in (45, -45, 90, -90, 180)), orbit_camera(0, 80)]
+    photo = np.asarray(Image.fromarray(portrait.image).resize((size, size), Image.Resampling.LANCZOS))
+    matte = np.rint(portrait.matte[..., None].repeat(3, axis=2) * 255).astype(np.uint8)
+    matte = np.asarray(Image.fromarray(matte).resize((size, size), Image.Resampling.LANCZOS))
+    upper = [photo, *(draw_view(head, camera, size) for camera in cameras)]
+    lower = [matte, *(draw_view(head, camera, size, textured=False, shaded=True) for camera in cameras)]
+    return Image.fromarray(np.concatenate([np.concatenate(upper, axis=1), np.concatenate(lower, axis=1)]))
+
+
+def draw_view(
+    head: TexturedHead, camera: Camera, size: int, textured: bool = True, shaded: bool = False
+) -> NDArray[np.uint8]:
+    """(size, size, 3) uint8 sRGB picture of the head.
+
+    textured: the albedo, or else grey clay.
+    shaded:   soft light from over the viewer's shoulder, or else flat light, which shows the albedo itself.
+    """
+    mesh = head.mesh
+    raster = rasterise_view(mesh.vertices, mesh.faces, camera, size * OVERSAMPLING)
+    colour = np.full((raster.covered.sum(), 3), CLAY, dtype=np.float32)
+    if textured:
+        albedo = _reduced(head.albedo, size)
+        uv = raster.interpolate(head.uv.astype(np.float32), mesh.faces)
+        colour = sample_image(albedo, uv * np.array(albedo.shape[1::-1])) / 255
+    if shaded:
+        up_camera = camera.cam2world[:3, :3] * np.array([1.0, -1.0, -1.0])  # x right, y up, z towards the viewer
+        normals = raster.interpolate((vertex_normals(mesh) @ up_camera).astype(np.float32), mesh.faces)
+        normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-6)
+        light = FILL_LIGHT + (1 - FILL_LIGHT) * np.maximum(normals @ (KEY_LIGHT / np.linalg.norm(KEY_LIGHT)), 0.0)
+        # Light adds up in linear colour, which sRGB approximates by the power 2.2.
+        colour = colour * (light ** (1 / 2.2))[:, None]
+    picture = np.full((*raster.face.shape, 3), BACKGROUND, dtype=np.float32)
+    picture[raster.covered] = colour
+    blocks = picture.reshape(size, OVERSAMPLING, size, OVERSAMPLING, 3).mean(axis=(1, 3))
+    return np.rint(np.clip(blocks, 0, 1) * 255).astype(np.uint8)
+
+
+def _reduced(albedo: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """The albedo at about the resolution of a view, so that small views do not sparkle."""
+    # A head of two thirds of the picture shows half of its texture: about this many texels to a pixel.
+    factor = max(1, len(albedo) // (size * OVERSAMPLING * 2))
+    return np.asarray(Image.fromarray(albedo).reduce(factor))

@@ -1,0 +1,539 @@
+"""From a density field to one clean, closed mesh; the home of real-world size.
+
+The field is read coarse to fine: a coarse lattice finds the head, and only cells that the surface passes through are
+split. Refinement follows the surface wherever it leaves the cells already split, so the result is the same as reading
+every point of the fine lattice, for everything that hangs together with what the coarse lattice saw.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import fast_simplification
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from skimage import measure
+
+from .errors import NoSurface
+from .progress import Progress
+
+FloatArray = NDArray[np.floating]
+IntArray = NDArray[np.integer]
+BoolArray = NDArray[np.bool_]
+
+METRES_PER_UNIT = 0.52  # mean training head: .44 units from chin to crown, 0.23 m
+NECK_CUT_Y = -0.32  # head frame; below the chin (-.24), above the shoulders
+
+COARSEST_CELLS = 32  # cells of the first lattice along the box: 11 mm, finer than a neck, a nose or a bun
+OUTSIDE = -1e9  # stands for "not head" next to a cut: so low that marching cubes puts the wall onto the cut
+FIELD_CHUNK = 65536  # points between two progress calls
+ON_CUT = 0.05  # cells; decimation moves vertices of a flat cap by rounding only
+PROJECTION_STEPS = 2  # secant steps onto the level; the second one moves vertices by less than a hundredth of a cell
+KEEP_MORE = 1.3  # when decimation tangles the mesh, keep this many times more faces and try again
+DECIMATION_TRIES = 4
+SLIVER = 1e-4  # height of a face over its longest side: below, its normal is noise
+
+
+class DensityField(Protocol):
+    """What the surface needs to know of a model."""
+
+    @property
+    def level(self) -> float:
+        """Density on the surface; more is inside."""
+
+    @property
+    def box_side(self) -> float:
+        """Side of the cube around the origin of the head frame in which the field is defined, box units."""
+
+    def density(self, points: FloatArray) -> FloatArray:
+        """(n,) density at (n, 3) points of the head frame."""
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """A triangle mesh in the head frame.
+
+    vertices: (v, 3) box units.
+    faces:    (f, 3) int64, anticlockwise seen from outside.
+    """
+
+    vertices: FloatArray
+    faces: IntArray
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """Sample points of the box, with one layer of padding around it that is always outside.
+
+    origin: (3,) head frame position of index (1, 1, 1), the first point in the box.
+    cell:   distance of neighbouring points, box units.
+    shape:  number of points along x, y, z that lie in the box, padding not counted.
+    """
+
+    origin: FloatArray
+    cell: float
+    shape: tuple[int, int, int]
+
+    def points(self, index: NDArray[Any]) -> FloatArray:
+        """(n, 3) positions in the head frame of (n, 3) lattice indices, which may be fractions."""
+        return self.origin + (index - 1.0) * self.cell
+
+
+def metres_from_head() -> FloatArray:
+    """(4, 4) from the head frame to the exported mesh: metres, with the origin in the cut at the base of the neck."""
+    matrix = np.diag([METRES_PER_UNIT] * 3 + [1.0])
+    matrix[1, 3] = -NECK_CUT_Y * METRES_PER_UNIT
+    return matrix
+
+
+def extract(field: DensityField, grid: int, faces: int, progress: Progress) -> Mesh:
+    """The surface of the head: one closed piece with a flat neck.
+
+    field:   density above `field.level` is inside.
+    grid:    cells along the side of the field's box, at least 16.
+    faces:   faces to keep; a few more remain where fewer would tangle the mesh.
+    Raises:  NoSurface when nothing of the field is inside, or no closed piece comes out.
+    """
+    lattice = head_lattice(field.box_side, grid)
+    volume = sample_near_surface(field, lattice, lambda fraction, label: progress(0.7 * fraction, label))
+    dense = march(volume, lattice)
+    progress(0.8, "Cleaning the surface")
+    mesh = decimate(dense, faces, lattice.cell)
+    progress(0.9, "Cleaning the surface")
+    mesh = _project_onto_level(mesh, field, lattice)
+    progress(1.0, "Cleaning the surface")
+    return mesh
+
+
+def head_lattice(box_side: float, grid: int) -> Lattice:
+    """The lattice above the neck cut; one of its layers lies in the cut, so that the cap is flat and sharp."""
+    half = box_side / 2
+    cell = box_side / grid
+    bottom = max(NECK_CUT_Y, -half)
+    layers = int(np.floor((half - bottom) / cell + 1e-6)) + 1
+    return Lattice(np.array([-half, bottom, -half]), cell, (grid + 1, layers, grid + 1))
+
+
+def sample_near_surface(field: DensityField, lattice: Lattice, progress: Progress) -> NDArray[np.float32]:
+    """Density minus level on the lattice with its padding; exact at every point of a cell that the surface crosses.
+
+    Elsewhere only the sign is right. Points outside the box hold OUTSIDE.
+    Returns: (x, y, z) float32, one layer of padding at the low and at least one at the high end of each axis.
+    """
+    stride = 1
+    while max(lattice.shape) / (stride * 2) >= COARSEST_CELLS:
+        stride *= 2
+    # Blocks of the coarsest stride, with at least one layer of padding after the last point in the box.
+    blocks = [-(-(points + 1) // stride) for points in lattice.shape]
+    shape = [count + 1 for count in blocks]
+    total_strides = int(np.log2(stride)) + 1
+
+    values = np.full(shape, OUTSIDE, dtype=np.float32)
+    _evaluate(field, lattice, stride, np.ones(shape, dtype=bool), values, progress)
+    if not (values > 0).any():
+        raise NoSurface()
+    for step in range(1, total_strides):
+        stride //= 2
+        start = step / total_strides
+
+        def stage(fraction: float, label: str, start: float = start) -> None:
+            progress(start + fraction / total_strides, label)
+
+        values = _refine(field, lattice, stride, values, stage)
+    return values
+
+
+def march(volume: NDArray[np.float32], lattice: Lattice) -> Mesh:
+    """Marching cubes, largest closed piece only, vertices in the head frame.
+
+    volume: as `sample_near_surface` returns it.
+    Raises: NoSurface.
+    """
+    # A sample exactly on the level would collapse the faces around it to nothing.
+    smallest = np.float32(1e-6) * max(np.abs(volume[volume != OUTSIDE]).max(initial=0.0), np.float32(1e-30))
+    volume = np.where(np.abs(volume) < smallest, -smallest, volume)
+    if not (volume > 0).any():
+        raise NoSurface()
+    index, faces, _, _ = measure.marching_cubes(volume, level=0.0, gradient_direction="ascent")
+    vertices = lattice.points(index.astype(np.float64))
+    low = lattice.points(np.ones(3))
+    high = lattice.points(np.array(lattice.shape, dtype=np.float64))
+    return largest_solid(Mesh(np.clip(vertices, low, high), faces.astype(np.int64)))
+
+
+def largest_solid(mesh: Mesh) -> Mesh:
+    """The connected piece that encloses the largest volume. Shells inside it go, as do pieces beside it."""
+    piece_of_vertex = _pieces(mesh)
+    piece_of_face = piece_of_vertex[mesh.faces[:, 0]]
+    a, b, c = (mesh.vertices[mesh.faces[:, corner]] for corner in range(3))
+    volume_of_piece = np.bincount(piece_of_face, weights=np.einsum("ij,ij->i", a, np.cross(b, c)) / 6)
+    # Inner shells wind the other way round: their volume is negative.
+    largest = int(np.argmax(volume_of_piece))
+    if volume_of_piece[largest] <= 0:
+        raise NoSurface()
+    return _compact(mesh.vertices, mesh.faces[piece_of_face == largest])
+
+
+def decimate(mesh: Mesh, faces: int, cell: float) -> Mesh:
+    """Fewer faces, the same solid: still closed, manifold, in one piece and without slivers.
+
+    faces: how many to keep; more are kept where that many cannot be reached cleanly.
+    cell:  distance of the samples the mesh came from, box units; vertices a small part of it off the cut go back.
+    """
+    keep = faces
+    for _ in range(DECIMATION_TRIES):
+        if keep >= len(mesh.faces):
+            break
+        vertices, triangles = fast_simplification.simplify(mesh.vertices, mesh.faces, target_count=keep)
+        vertices = vertices.copy()
+        bottom = mesh.vertices[:, 1].min()
+        vertices[np.abs(vertices[:, 1] - bottom) < ON_CUT * cell, 1] = bottom
+        try:
+            return repair(Mesh(vertices, triangles.astype(np.int64)))
+        except NoSurface:
+            keep = int(keep * KEEP_MORE)
+    return repair(mesh)
+
+
+def is_clean(mesh: Mesh) -> bool:
+    """Whether the mesh is one closed, consistently wound, manifold piece without repeated corners or slivers."""
+    faces = mesh.faces
+    if len(faces) < 4 or (faces == np.roll(faces, 1, axis=1)).any():
+        return False
+    return bool(
+        _each_edge_twice(faces)
+        and not len(_pinched_vertices(faces))
+        and _pieces(mesh).max(initial=0) == 0
+        and not _slivers(mesh).any()
+    )
+
+
+def repair(mesh: Mesh) -> Mesh:
+    """Mend what marching cubes or decimation tangled: cut out the few bad faces and close the holes.
+
+    Returns: the largest solid, clean as `is_clean` says.
+    Raises:  NoSurface when it cannot be mended.
+    """
+    for _ in range(8):  # each round cuts a wider hole around what the round before could not mend
+        if is_clean(mesh):
+            return mesh
+        mesh = _flip_slivers(_drop_collapsed(mesh))
+        faces = mesh.faces
+        bad = np.concatenate([_odd_edges(faces).ravel(), _pinched_vertices(faces), faces[_slivers(mesh)].ravel()])
+        keep = ~np.isin(faces, bad).any(axis=1)
+        if not keep.any():
+            raise NoSurface()
+        closed = _close_holes(mesh.vertices, faces[keep])
+        if closed is None:
+            raise NoSurface()
+        mesh = largest_solid(closed)
+    raise NoSurface()
+
+
+def weld(mesh: Mesh) -> tuple[Mesh, IntArray]:
+    """One vertex where several lie at the same place, as an unwrapped mesh has on its seams.
+
+    Returns: the mesh with its faces in the same order, and (v,) which of its vertices each old one became.
+    """
+    vertices, merged = np.unique(mesh.vertices, axis=0, return_inverse=True)
+    merged = merged.reshape(-1)
+    return Mesh(vertices, merged[mesh.faces]), merged
+
+
+def vertex_normals(mesh: Mesh) -> FloatArray:
+    """(v, 3) unit normals, weighted by face area; vertices at the same place share one, so seams do not show."""
+    whole, merged = weld(mesh)
+    across = _face_crosses(whole.vertices, whole.faces)
+    normals = np.stack(
+        [np.bincount(whole.faces.ravel(), np.repeat(across[:, axis], 3), len(whole.vertices)) for axis in range(3)],
+        axis=1,
+    )
+    length = np.linalg.norm(normals, axis=1, keepdims=True)
+    return (normals / np.where(length > 0, length, 1.0))[merged]
+
+
+def height_m(mesh: Mesh) -> float:
+    """Height of the mesh in metres."""
+    return float(np.ptp(mesh.vertices[:, 1]) * METRES_PER_UNIT)
+
+
+def is_watertight(mesh: Mesh) -> bool:
+    """Whether every edge joins exactly two faces that wind the same way."""
+    return _each_edge_twice(mesh.faces)
+
+
+# --- coarse to fine -------------------------------------------------------------------------------------------------
+
+
+def _evaluate(
+    field: DensityField,
+    lattice: Lattice,
+    stride: int,
+    wanted: BoolArray,
+    values: NDArray[np.float32],
+    progress: Progress,
+) -> None:
+    """Fill `values`, a lattice with every stride-th point, where `wanted` and in the box."""
+    index = np.argwhere(wanted)
+    at = index * stride
+    index = index[((at >= 1) & (at <= lattice.shape)).all(axis=1)]
+    for start in range(0, len(index), FIELD_CHUNK):
+        progress(start / len(index), "Finding the surface")
+        chunk = index[start : start + FIELD_CHUNK]
+        density = field.density(lattice.points(chunk * stride).astype(np.float32))
+        values[chunk[:, 0], chunk[:, 1], chunk[:, 2]] = density - field.level
+
+
+def _refine(
+    field: DensityField, lattice: Lattice, stride: int, coarse: NDArray[np.float32], progress: Progress
+) -> NDArray[np.float32]:
+    """The lattice with twice as many points: exact in blocks with the surface in them, copied signs elsewhere."""
+    values = coarse
+    for axis in range(3):
+        values = np.repeat(values, 2, axis=axis)
+    values = values[:-1, :-1, :-1]
+    known = np.zeros(values.shape, dtype=bool)
+    known[::2, ::2, ::2] = True
+    split = np.zeros([size - 1 for size in coarse.shape], dtype=bool)
+    while True:
+        # A block needs its inner points if its corners, or points that a neighbour filled in, disagree in sign.
+        crossed = _blocks_with_both_signs(values > 0) & ~split
+        if not crossed.any():
+            return values
+        split |= crossed
+        wanted = _points_of_blocks(crossed, values.shape) & ~known
+        _evaluate(field, lattice, stride, wanted, values, progress)
+        known |= wanted
+
+
+def _blocks_with_both_signs(inside: BoolArray) -> BoolArray:
+    """Blocks of 3 x 3 x 3 points (sharing their borders) with points both inside and outside."""
+    some = every = inside
+    for axis in range(3):
+        first, second, third = _triples(some, axis)
+        some = first | second | third
+        first, second, third = _triples(every, axis)
+        every = first & second & third
+    return some & ~every
+
+
+def _points_of_blocks(blocks: BoolArray, shape: tuple[int, ...]) -> BoolArray:
+    """The points that lie in or on the border of the chosen blocks; shape is that of the points."""
+    points = blocks
+    for axis in range(3):
+        widened = np.zeros([*points.shape[:axis], shape[axis], *points.shape[axis + 1 :]], dtype=bool)
+        for target in _triples(widened, axis):
+            target |= points
+        points = widened
+    return points
+
+
+def _triples(points: BoolArray, axis: int) -> list[BoolArray]:
+    """Views of the first, second and third point of each block along an axis."""
+    moved = np.moveaxis(points, axis, 0)
+    return [np.moveaxis(part, 0, axis) for part in (moved[:-2:2], moved[1:-1:2], moved[2::2])]
+
+
+# --- onto the level -------------------------------------------------------------------------------------------------
+
+
+def _project_onto_level(mesh: Mesh, field: DensityField, lattice: Lattice) -> Mesh:
+    """Slide vertices along their normals onto the level set, at most one cell, where that turns no face over.
+
+    Vertices on the cuts stay. Decimation leaves vertices up to half a cell beside the surface; this brings them back.
+    """
+    reach = lattice.cell
+    low = lattice.points(np.ones(3)) + ON_CUT * reach
+    high = lattice.points(np.array(lattice.shape, dtype=np.float64)) - ON_CUT * reach
+    free = np.flatnonzero(((mesh.vertices > low) & (mesh.vertices < high)).all(axis=1))
+    start = mesh.vertices[free]
+    normals = vertex_normals(mesh)[free]
+
+    def above_level(offset: FloatArray) -> FloatArray:
+        points = (start + offset[:, None] * normals).astype(np.float32)
+        return np.asarray(field.density(points), dtype=np.float64) - field.level
+
+    # Bracket the level along the normal, then close in by regula falsi; what is not bracketed stays.
+    inner, outer = np.full(len(free), -reach), np.full(len(free), reach)
+    value_inner, value_outer = above_level(inner), above_level(outer)
+    bracketed = (value_inner > 0) & (value_outer < 0)
+    offset, value = np.zeros(len(free)), above_level(np.zeros(len(free)))
+    for _ in range(PROJECTION_STEPS):
+        within = value > 0
+        inner, value_inner = np.where(within, offset, inner), np.where(within, value, value_inner)
+        outer, value_outer = np.where(within, outer, offset), np.where(within, value_outer, value)
+        drop = np.where(bracketed, value_inner - value_outer, 1.0)
+        offset = inner + (outer - inner) * np.where(bracketed, value_inner / drop, 0.0)
+        value = above_level(offset)
+    moved = mesh.vertices.copy()
+    moved[free] += np.where(bracketed, offset, 0.0)[:, None] * normals
+    moved = np.clip(moved, low - ON_CUT * reach, high + ON_CUT * reach)
+
+    before = _face_crosses(mesh.vertices, mesh.faces)
+    # Undoing some vertices may tip a neighbouring face, so look again; with all undone nothing is left to tip.
+    while True:
+        after = _face_crosses(moved, mesh.faces)
+        cosine = np.einsum("ij,ij->i", before, after) / (
+            np.linalg.norm(before, axis=1) * np.linalg.norm(after, axis=1) + 1e-30
+        )
+        spoilt = (cosine < 0.5) | _slivers(Mesh(moved, mesh.faces))
+        undo = np.unique(mesh.faces[spoilt])
+        undo = undo[(moved[undo] != mesh.vertices[undo]).any(axis=1)]
+        if not len(undo):
+            return Mesh(moved, mesh.faces)
+        moved[undo] = mesh.vertices[undo]
+
+
+# --- topology -------------------------------------------------------------------------------------------------------
+
+
+def _compact(vertices: FloatArray, faces: IntArray) -> Mesh:
+    """Mesh of these faces without the vertices that none of them uses."""
+    used, renumbered = np.unique(faces, return_inverse=True)
+    return Mesh(vertices[used], renumbered.reshape(-1, 3).astype(np.int64))
+
+
+def _face_crosses(vertices: FloatArray, faces: IntArray) -> FloatArray:
+    """(f, 3) outward normals as long as twice the face's area."""
+    a, b, c = (vertices[faces[:, corner]] for corner in range(3))
+    return np.cross(b - a, c - a)
+
+
+def _sides(mesh: Mesh) -> FloatArray:
+    """(f, 3) length of the side from each corner to the next."""
+    corners = mesh.vertices[mesh.faces]
+    return np.linalg.norm(np.roll(corners, -1, axis=1) - corners, axis=2)
+
+
+def _slivers(mesh: Mesh) -> BoolArray:
+    """(f,) faces without a usable normal: their height is next to nothing against their longest side."""
+    longest = _sides(mesh).max(axis=1)
+    return np.linalg.norm(_face_crosses(mesh.vertices, mesh.faces), axis=1) <= SLIVER * longest**2
+
+
+def _pieces(mesh: Mesh) -> IntArray:
+    """(v,) which connected piece each vertex belongs to, counted from 0."""
+    count = len(mesh.vertices)
+    start, end = mesh.faces.ravel(), np.roll(mesh.faces, -1, axis=1).ravel()
+    graph = sparse.coo_matrix((np.ones(len(start), dtype=bool), (start, end)), shape=(count, count))
+    return sparse.csgraph.connected_components(graph, directed=False)[1]
+
+
+def _half_edges(faces: IntArray) -> tuple[IntArray, IntArray]:
+    """(3f,) keys of the sides of all faces, in the order of the corners, and of the same sides walked backwards."""
+    start, end = faces.ravel(), np.roll(faces, -1, axis=1).ravel()
+    base = faces.max(initial=0) + 1
+    return start * base + end, end * base + start
+
+
+def _each_edge_twice(faces: IntArray) -> bool:
+    """Whether each side of a face is the side of exactly one other face, walked the other way."""
+    forward, backward = _half_edges(faces)
+    forward, backward = np.sort(forward), np.sort(backward)
+    return bool((np.diff(forward) > 0).all() and (forward == backward).all())
+
+
+def _odd_edges(faces: IntArray) -> IntArray:
+    """(n, 2) sides with more than two faces, or with two that wind differently. Open borders are not odd."""
+    forward, _ = _half_edges(faces)
+    values, counts = np.unique(forward, return_counts=True)
+    base = faces.max(initial=0) + 1
+    repeated = values[counts > 1]
+    return np.stack([repeated // base, repeated % base], axis=1)
+
+
+def _pinched_vertices(faces: IntArray) -> IntArray:
+    """Vertices whose faces form several fans that touch only there. Sides must be unique (see `_odd_edges`)."""
+    forward, backward = _half_edges(faces)
+    order = np.argsort(forward)
+    place = np.minimum(np.searchsorted(forward, backward, sorter=order), len(forward) - 1)
+    opposite = order[place]
+    has_opposite = forward[opposite] == backward
+    corner = np.flatnonzero(has_opposite)
+    # A side belongs to its first corner; across it, the same vertex is the corner after the opposite side's.
+    across = opposite[has_opposite]
+    across = across - across % 3 + (across + 1) % 3
+    count = faces.size
+    graph = sparse.coo_matrix((np.ones(len(corner), dtype=bool), (corner, across)), shape=(count, count))
+    fan_of_corner = sparse.csgraph.connected_components(graph, directed=False)[1]
+    vertex_of_fan = np.zeros(fan_of_corner.max(initial=-1) + 1, dtype=np.int64)
+    vertex_of_fan[fan_of_corner] = faces.ravel()
+    vertices, fans = np.unique(vertex_of_fan, return_counts=True)
+    return vertices[fans > 1]
+
+
+def _drop_collapsed(mesh: Mesh) -> Mesh:
+    """Without faces that repeat a corner, and without faces that lie on each other."""
+    faces = mesh.faces[(mesh.faces != np.roll(mesh.faces, 1, axis=1)).all(axis=1)]
+    _, group, counts = np.unique(np.sort(faces, axis=1), axis=0, return_inverse=True, return_counts=True)
+    return _compact(mesh.vertices, faces[counts[group.reshape(-1)] == 1])
+
+
+def _flip_slivers(mesh: Mesh) -> Mesh:
+    """Turn the longest side of each sliver to the other diagonal of its two faces; needles lose their short side."""
+    faces = mesh.faces.copy()
+    for sliver in np.flatnonzero(_slivers(mesh)):
+        corners = faces[sliver]
+        points = mesh.vertices[corners]
+        sides = np.linalg.norm(np.roll(points, -1, axis=0) - points, axis=1)
+        if sides.min() < 10 * SLIVER * sides.max():
+            faces = _collapse(faces, *np.roll(corners, -int(np.argmin(sides)))[:2])
+            continue
+        a, b, c = np.roll(corners, -int(np.argmax(sides)))  # the longest side is a -> b
+        has_b, has_a = (faces == b).any(axis=1), (faces == a).any(axis=1)
+        beyond = [face for face in np.flatnonzero(has_a & has_b) if face != sliver]
+        if len(beyond) != 1:
+            continue
+        d = next(corner for corner in faces[beyond[0]] if corner not in (a, b))
+        if d == c or ((faces == c).any(axis=1) & (faces == d).any(axis=1)).any():
+            continue
+        faces[sliver] = a, d, c
+        faces[beyond[0]] = d, b, c
+    faces = faces[(faces != np.roll(faces, 1, axis=1)).all(axis=1)]
+    return _compact(mesh.vertices, faces)
+
+
+def _collapse(faces: IntArray, kept: int, lost: int) -> IntArray:
+    """Faces with one vertex merged into another, unless that would fold the surface onto itself.
+
+    The two faces between them are left with a repeated corner, for the caller to drop.
+    """
+    around_kept = set(faces[(faces == kept).any(axis=1)].ravel().tolist())
+    around_lost = set(faces[(faces == lost).any(axis=1)].ravel().tolist())
+    if len((around_kept & around_lost) - {kept, lost}) != 2:
+        return faces
+    return np.where(faces == lost, kept, faces)
+
+
+def _close_holes(vertices: FloatArray, faces: IntArray) -> Mesh | None:
+    """Close each hole by a fan around its middle. None when nothing is left to close."""
+    while True:
+        start, end = faces.ravel(), np.roll(faces, -1, axis=1).ravel()
+        forward, backward = _half_edges(faces)
+        border = ~np.isin(backward, forward)
+        # Holes are walked against their faces, so that the fan winds as its surroundings do.
+        sources, targets = end[border], start[border]
+        values, counts = np.unique(sources, return_counts=True)
+        if not (counts > 1).any():
+            break
+        # Two holes meet in a vertex: cut it out, so that they become one.
+        faces = faces[~np.isin(faces, values[counts > 1]).any(axis=1)]
+        if not len(faces):
+            return None
+    following = dict(zip(sources.tolist(), targets.tolist(), strict=True))
+    new_vertices, new_faces = [vertices], [faces]
+    count = len(vertices)
+    while following:
+        loop = [next(iter(following))]
+        while (after := following.pop(loop[-1])) != loop[0]:
+            loop.append(after)
+        ring = np.array(loop)
+        if len(ring) == 3:
+            new_faces.append(ring[None])
+            continue
+        new_vertices.append(vertices[ring].mean(axis=0, keepdims=True))
+        new_faces.append(np.stack([ring, np.roll(ring, -1), np.full(len(ring), count)], axis=1))
+        count += 1
+    return Mesh(np.concatenate(new_vertices), np.concatenate(new_faces))
