@@ -10,8 +10,10 @@ import trimesh
 from numpy.typing import NDArray
 from PIL import Image
 
+from inference.bake import TexturedHead
 from inference.camera import Camera, orbit_camera
-from inference.surface import metres_from_head
+from inference.gltf import write_glb
+from inference.surface import Mesh, metres_from_head
 
 AZIMUTH_DEG, ELEVATION_DEG = 30.0, 10.0  # of the photo's camera: any view that is not symmetric
 TEXTURE = 64  # texels along a side
@@ -50,23 +52,22 @@ def write_job_folder(folder: Path) -> Path:
     vertices = points[source]
     height = (vertices[:, 1] - points[:, 1].min()) / np.ptp(points[:, 1])  # 0 neck, 1 crown
     u = 0.25 + 0.5 * half + 0.2 * np.clip(vertices[:, 2], -1, 1)
-    uv = np.stack([u, (0.5 + height * (TEXTURE - 1)) / TEXTURE], axis=1)  # trimesh: v up; it writes the flip
+    uv = np.stack([u, (0.5 + (1 - height) * (TEXTURE - 1)) / TEXTURE], axis=1)
 
     texture = np.zeros((TEXTURE, TEXTURE, 3), np.uint8)
     texture[:, TEXTURE // 2 :, 0] = 255
     texture[:, : TEXTURE // 2, 2] = 255
     texture[:, :, 1] = np.linspace(255, 0, TEXTURE)[:, None]
-
-    to_metres = metres_from_head()
-    skin = trimesh.visual.material.PBRMaterial(baseColorTexture=Image.fromarray(texture))
-    mesh = trimesh.Trimesh(
-        vertices @ to_metres[:3, :3].T + to_metres[:3, 3],
-        split_faces,
-        visual=trimesh.visual.TextureVisuals(uv=uv, material=skin),
-        process=False,
+    head = TexturedHead(
+        mesh=Mesh(vertices, split_faces),
+        uv=uv,
+        albedo=texture,
+        visibility=(vertices[:, 2] > 0).astype(np.float32),
+        visibility_map=np.zeros((TEXTURE, TEXTURE), np.uint8),
+        anchors={},
+        source="prepared",
     )
-    mesh.vertex_attributes["_VISIBILITY"] = (vertices[:, 2] > 0).astype(np.float32)
-    mesh.export(folder / "head.glb")
+    write_glb(head, folder / "head.glb")
 
     portrait = np.full((512, 512, 4), 200, np.uint8)
     Image.fromarray(portrait).save(folder / "portrait.png")
@@ -79,7 +80,7 @@ def write_job_folder(folder: Path) -> Path:
                 "camera": {
                     "cam2world": camera().cam2world.tolist(),
                     "intrinsics": camera().intrinsics.tolist(),
-                    "head_from_mesh": np.linalg.inv(to_metres).tolist(),
+                    "head_from_mesh": np.linalg.inv(metres_from_head()).tolist(),
                 },
                 "warnings": [],
             }

@@ -254,3 +254,33 @@ def test_check_names_what_a_python_lacks_and_the_command_for_it(blender: ModuleT
     assert not bare.ready and "torch==2.13.0" in bare.missing and bare.version
     assert "-m pip install" in engine.pip_command("python", bare.missing)
     assert engine.check_engine((str(tmp_path / "no python"),), ()).version == ()
+
+
+@pytest.mark.slow
+def test_the_real_worker_makes_a_head_of_the_astronaut(
+    blender: ModuleType, astronaut: Path, simple_model: str, job_folder: Path
+) -> None:
+    models = part("properties").models_folder()
+    models.mkdir(parents=True)
+    try:
+        model = shutil.copy(simple_model, models)
+        settings = blender.context.scene.headcast
+        settings.image = blender.data.images.load(str(astronaut))
+        settings.model, settings.device = model, "CPU"
+        settings.grid, settings.faces, settings.texture_size = 48, 2000, 256
+        assert blender.ops.headcast.reconstruct() == {"FINISHED"}
+    finally:
+        shutil.rmtree(models)
+    head = blender.data.objects["Head"]
+    assert head["headcast_photo"] == "astronaut" and not head["headcast_photo"].startswith("/")
+    assert 0.1 < head.dimensions.z < 0.4
+    assert head.data.attributes["visibility"].domain == "POINT"
+    assert blender.data.objects["Photo Camera"].parent == head
+
+
+def test_an_image_without_a_face_gets_the_engines_words(blender: ModuleType, photo: Any) -> None:
+    with pytest.raises(RuntimeError) as told:
+        blender.ops.headcast.reconstruct()
+    failure = part("session").SESSION.failure
+    assert failure.message in str(told.value) and failure.hint in str(told.value)
+    assert "Headcast Été à la plage 写真" not in blender.data.collections
