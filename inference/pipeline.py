@@ -104,8 +104,8 @@ def reconstruct(
             field = Field(model.generator, stitch(visible, occluded, mask))
         with stages.stage("extract", "Shaping the surface") as step:
             mesh = extract(field, options.grid, options.faces, step)
-        with stages.stage("unwrap", "Unwrapping"):
-            unwrapped = unwrap(mesh)
+        with stages.stage("unwrap", "Unwrapping") as step:
+            unwrapped = unwrap(mesh, step)
         with stages.stage("bake", "Painting the skin") as step:
             head = bake(unwrapped.mesh, unwrapped.uv, portrait, photo, field, options.texture, step)
         with stages.stage("judge", "Comparing with the photo"):

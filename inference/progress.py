@@ -32,13 +32,15 @@ class Stages:
 
     @contextmanager
     def stage(self, name: str, label: str) -> Iterator[Progress]:
-        """Progress of one stage, 0..1 inside; `label` is told at its start and whenever the stage has no own words."""
+        """Progress of one stage, 0..1 inside; `label` is told until the stage has words of its own."""
         total = sum(self._shares.values())
         start, width = self._done / total, self._shares[name] / total
         begun = time.perf_counter()
 
         def step(fraction: float, detail: str = "") -> None:
-            self._progress(start + width * min(max(fraction, 0.0), 1.0), detail or label)
+            nonlocal label
+            label = detail or label
+            self._progress(start + width * min(max(fraction, 0.0), 1.0), label)
 
         step(0.0)
         yield step
