@@ -21,7 +21,7 @@ from .face_networks import FaceNetworks, GraphNetwork
 from .matting import matte_person
 from .photo import Photo
 from .progress import Progress, silent
-from .resampling import resample, similarity_matrix, transform_points, window_matrix
+from .resampling import Pyramid, build_pyramid, resample, similarity_matrix, transform_points, window_matrix
 
 CROP_SIZE_PX = 512
 
@@ -159,20 +159,22 @@ def align(photo: Photo, face: FaceNetworks, progress: Progress = silent) -> Alig
     Raises NoFaceFound, FaceTooSmall, FaceCutOff or FaceTurnedAway.
     """
     progress(0.0, "Looking for the face")
-    detections = find_faces(photo.rgb, face)
+    picture = build_pyramid(photo.rgb)
+    detections = find_faces(picture, face)
     if not detections:
         raise NoFaceFound()
     progress(0.3, "Measuring the face")
-    landmarks = _landmarks_of_largest(photo.rgb, detections, face)
-    _check_size_and_frame(landmarks, photo)
+    landmarks = _landmarks_of_largest(picture, detections, face)
+    _check_size_and_frame(landmarks, picture)
     view = fit_view(landmarks.points[:MESH_POINTS, :2], face.template_head)
     camera = orbit_camera(view.azimuth_deg, view.elevation_deg)
     yaw_deg, pitch_deg, roll_deg = face_angles(camera, view.photo_from_crop)
     if abs(yaw_deg) > MAX_YAW_DEG:
         raise FaceTurnedAway()
     progress(0.5, "Cutting out the head")
-    image = crop_image(photo.rgb, view.photo_from_crop)
-    matte = matte_person(photo, landmarks.points[:MESH_POINTS, :2], view.photo_from_crop, image, face)
+    image = crop_image(picture, view.photo_from_crop)
+    alpha = None if photo.alpha is None else build_pyramid(photo.alpha)
+    matte = matte_person(picture, alpha, landmarks.points[:MESH_POINTS, :2], view.photo_from_crop, image, face)
     progress(1.0, "Cutting out the head")
     return AlignedPortrait(
         image=image,
@@ -191,35 +193,35 @@ def align(photo: Photo, face: FaceNetworks, progress: Progress = silent) -> Alig
     )
 
 
-def find_faces(rgb: NDArray[np.uint8], face: FaceNetworks) -> list[Detection]:
+def find_faces(picture: Pyramid, face: FaceNetworks) -> list[Detection]:
     """All faces in the photo, the largest first. Photos in which none is seen are looked at again in tiles.
 
     Each face is then looked at again from near and upright: that corrects boxes that hold a face somewhere, and
     drops what only resembled one from afar.
     """
-    height, width = rgb.shape[:2]
-    found = _detect(rgb, (0, 0, width, height), face)
+    width, height = picture.width, picture.height
+    found = _detect(picture, (0, 0, width, height), face)
     if not found:
         w, h = width * TILE_SHARE, height * TILE_SHARE
         for top in np.linspace(0, height - h, TILES_PER_SIDE):
             for left in np.linspace(0, width - w, TILES_PER_SIDE):
-                found += _detect(rgb, (left, top, left + w, top + h), face)
+                found += _detect(picture, (left, top, left + w, top + h), face)
     candidates = _one_per_face(found)
-    near = [_look_again(rgb, detection, face) for detection in candidates]
+    near = [_look_again(picture, detection, face) for detection in candidates]
     faces = [one for one in near if one is not None]
     if not faces:
         # Half a face at the photo's edge convinces nobody; it is kept, to be told apart from no face.
-        faces = [one for one in candidates if _stands_out(one, width, height)]
+        faces = [one for one in candidates if _stands_out(one, picture)]
     return sorted(_one_per_face(faces), key=lambda detection: -detection.side)
 
 
-def _stands_out(detection: Detection, width: int, height: int) -> bool:
+def _stands_out(detection: Detection, picture: Pyramid) -> bool:
     """Whether part of the detected face lies outside the photo."""
-    beyond = np.maximum(-detection.box[:2], detection.box[2:] - [width, height]).max()
+    beyond = np.maximum(-detection.box[:2], detection.box[2:] - [picture.width, picture.height]).max()
     return bool(beyond > CUT_OFF_TOLERANCE * detection.side)
 
 
-def _detect(rgb: NDArray[np.uint8], window: tuple[float, float, float, float], face: FaceNetworks) -> list[Detection]:
+def _detect(picture: Pyramid, window: tuple[float, float, float, float], face: FaceNetworks) -> list[Detection]:
     """What both detectors see in a window of the photo, set into a square."""
     left, top, right, bottom = window
     half = max(right - left, bottom - top) / 2
@@ -228,18 +230,18 @@ def _detect(rgb: NDArray[np.uint8], window: tuple[float, float, float, float], f
     short = window_matrix(*square, SHORT_RANGE_SIZE_PX)
     full = window_matrix(*square, FULL_RANGE_SIZE_PX)
     return [
-        *_run_detector(rgb, short, face.short_range, SHORT_RANGE_SIZE_PX, SHORT_RANGE_ANCHORS, face.device),
-        *_run_detector(rgb, full, face.full_range, FULL_RANGE_SIZE_PX, FULL_RANGE_ANCHORS, face.device),
+        *_run_detector(picture, short, face.short_range, SHORT_RANGE_SIZE_PX, SHORT_RANGE_ANCHORS, face.device),
+        *_run_detector(picture, full, face.full_range, FULL_RANGE_SIZE_PX, FULL_RANGE_ANCHORS, face.device),
     ]
 
 
-def _look_again(rgb: NDArray[np.uint8], detection: Detection, face: FaceNetworks) -> Detection | None:
+def _look_again(picture: Pyramid, detection: Detection, face: FaceNetworks) -> Detection | None:
     """The same face, seen by the short-range detector in an upright window around it; None when it is no face."""
     middle = np.full(2, SHORT_RANGE_SIZE_PX / 2)
     scale = NEAR_WINDOW * detection.side / SHORT_RANGE_SIZE_PX
     photo_from_network = similarity_matrix(scale, detection.roll_rad, middle, detection.centre)
     near = _run_detector(
-        rgb, photo_from_network, face.short_range, SHORT_RANGE_SIZE_PX, SHORT_RANGE_ANCHORS, face.device
+        picture, photo_from_network, face.short_range, SHORT_RANGE_SIZE_PX, SHORT_RANGE_ANCHORS, face.device
     )
     best = max(_one_per_face(near), key=lambda one: one.score, default=None)
     if best is not None and best.score >= NEAR_SCORE:
@@ -263,7 +265,7 @@ FULL_RANGE_ANCHORS = _anchors(FULL_RANGE_SIZE_PX, [(4, 1)])
 
 
 def _run_detector(
-    rgb: NDArray[np.uint8],
+    picture: Pyramid,
     photo_from_network: NDArray,
     network: GraphNetwork,
     size: int,
@@ -271,10 +273,10 @@ def _run_detector(
     device: torch.device,
 ) -> list[Detection]:
     """Faces above the score in a size x size view of the photo, black outside as the detectors were trained."""
-    view, coverage = resample(rgb, photo_from_network, (size, size))
-    picture = view * coverage[..., None] / 127.5 - 1.0
+    view, coverage = resample(picture, photo_from_network, (size, size))
+    pixels = view * coverage[..., None] / 127.5 - 1.0
     with torch.inference_mode():
-        numbers, logits = network(torch.from_numpy(picture).permute(2, 0, 1)[None].to(device))
+        numbers, logits = network(torch.from_numpy(pixels).permute(2, 0, 1)[None].to(device))
     scores = torch.sigmoid(logits[0, :, 0]).cpu().numpy()
     sure = scores > DETECTION_SCORE
     # Per anchor: offset of the centre, width and height, then six points' offsets, all in network pixels.
@@ -313,12 +315,12 @@ def _overlap(a: NDArray, b: NDArray) -> float:
     return float(inner / ((a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - inner))
 
 
-def find_landmarks(rgb: NDArray[np.uint8], detection: Detection, face: FaceNetworks) -> Landmarks:
+def find_landmarks(picture: Pyramid, detection: Detection, face: FaceNetworks) -> Landmarks:
     """478 landmarks of a detected face: the second look at it, or the surest of a few when that one is unsure."""
     centre, extent, roll_rad = detection.centre, detection.side, detection.roll_rad
     looks: list[Landmarks] = []
     while len(looks) < MAX_LANDMARK_LOOKS:
-        looks.append(_look_at_face(rgb, centre, extent, roll_rad, face))
+        looks.append(_look_at_face(picture, centre, extent, roll_rad, face))
         if len(looks) >= LANDMARK_LOOKS and looks[-1].score >= SURE_LANDMARK_SCORE:
             return looks[-1]
         points = looks[-1].points[:MESH_POINTS, :2]
@@ -331,17 +333,15 @@ def find_landmarks(rgb: NDArray[np.uint8], detection: Detection, face: FaceNetwo
     return max(looks, key=lambda look: look.score)
 
 
-def _look_at_face(
-    rgb: NDArray[np.uint8], centre: NDArray, extent: float, angle_rad: float, face: FaceNetworks
-) -> Landmarks:
+def _look_at_face(picture: Pyramid, centre: NDArray, extent: float, angle_rad: float, face: FaceNetworks) -> Landmarks:
     """The landmark network on one turned window; mouth, eyes and irises from its refining branches."""
     middle = np.full(2, LANDMARK_SIZE_PX / 2)
     scale = FACE_WINDOW * extent / LANDMARK_SIZE_PX
     photo_from_window = similarity_matrix(scale, angle_rad, middle, centre)
-    view, coverage = resample(rgb, photo_from_window, (LANDMARK_SIZE_PX, LANDMARK_SIZE_PX))
-    picture = torch.from_numpy(view * coverage[..., None] / 255.0).permute(2, 0, 1)[None].to(face.device)
+    view, coverage = resample(picture, photo_from_window, (LANDMARK_SIZE_PX, LANDMARK_SIZE_PX))
+    pixels = torch.from_numpy(view * coverage[..., None] / 255.0).permute(2, 0, 1)[None].to(face.device)
     with torch.inference_mode():
-        outputs = [output.reshape(-1).cpu().numpy().astype(np.float64) for output in face.landmarks(picture)]
+        outputs = [output.reshape(-1).cpu().numpy().astype(np.float64) for output in face.landmarks(pixels)]
     mesh, lips, right_eye, left_eye, right_iris, left_iris, flag = outputs
     points = np.zeros((MESH_POINTS + 10, 3))
     points[:MESH_POINTS] = mesh.reshape(-1, 3)
@@ -356,32 +356,30 @@ def _look_at_face(
     return Landmarks(points, float(1 / (1 + np.exp(-flag[0]))))
 
 
-def _landmarks_of_largest(rgb: NDArray[np.uint8], detections: list[Detection], face: FaceNetworks) -> Landmarks:
+def _landmarks_of_largest(picture: Pyramid, detections: list[Detection], face: FaceNetworks) -> Landmarks:
     """Landmarks of the largest detection that the landmark network takes for a face.
 
     Raises FaceCutOff, FaceTurnedAway or NoFaceFound, as the detections suggest.
     """
-    height, width = rgb.shape[:2]
     for detection in detections:
-        landmarks = find_landmarks(rgb, detection, face)
+        landmarks = find_landmarks(picture, detection, face)
         if landmarks.score >= MIN_LANDMARK_SCORE:
             return landmarks
-    if any(_stands_out(detection, width, height) for detection in detections):
+    if any(_stands_out(detection, picture) for detection in detections):
         raise FaceCutOff()
     if any(detection.score >= SURE_DETECTION for detection in detections):
         raise FaceTurnedAway()
     raise NoFaceFound()
 
 
-def _check_size_and_frame(landmarks: Landmarks, photo: Photo) -> None:
+def _check_size_and_frame(landmarks: Landmarks, picture: Pyramid) -> None:
     """Raise FaceTooSmall or FaceCutOff."""
     mesh = landmarks.points[:MESH_POINTS]
     # With depth, so that turning the head does not make the face smaller.
     face_width = float(np.linalg.norm(mesh[CHEEKS[1]] - mesh[CHEEKS[0]]))
     if face_width < MIN_FACE_PX:
         raise FaceTooSmall(f"The face is too small in the photo: {face_width:.0f} pixels wide.")
-    height, width = photo.rgb.shape[:2]
-    outside = np.maximum(-mesh[:, :2], mesh[:, :2] - [width, height]).max()
+    outside = np.maximum(-mesh[:, :2], mesh[:, :2] - [picture.width, picture.height]).max()
     if outside > CUT_OFF_TOLERANCE * face_width:
         raise FaceCutOff()
 
@@ -398,8 +396,8 @@ def fit_view(landmarks_photo: NDArray, template_head: NDArray) -> View:
     weights = np.ones(len(template_head))
 
     def crop_points(direction: NDArray) -> NDArray:
-        picture, _ = project(template_head, orbit_camera(direction[0], direction[1]))
-        return picture * CROP_SIZE_PX
+        points, _ = project(template_head, orbit_camera(direction[0], direction[1]))
+        return points * CROP_SIZE_PX
 
     def residuals(direction: NDArray) -> NDArray:
         points = crop_points(direction)
@@ -442,9 +440,9 @@ def face_angles(camera: Camera, photo_from_crop: NDArray) -> tuple[float, float,
     return math.degrees(yaw), math.degrees(pitch), math.degrees(roll)
 
 
-def crop_image(rgb: NDArray[np.uint8], photo_from_crop: NDArray, size: int = CROP_SIZE_PX) -> NDArray[np.uint8]:
-    """(size, size, 3) uint8 crop, the photo's edge extended outside of it."""
-    drawn, _ = resample(rgb, photo_from_crop @ np.diag([CROP_SIZE_PX / size, CROP_SIZE_PX / size, 1.0]), (size, size))
+def crop_image(picture: Pyramid, photo_from_crop: NDArray) -> NDArray[np.uint8]:
+    """(512, 512, 3) uint8 crop, the photo's edge extended outside of it."""
+    drawn, _ = resample(picture, photo_from_crop, (CROP_SIZE_PX, CROP_SIZE_PX))
     return np.rint(drawn).astype(np.uint8)
 
 

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from .face_networks import FaceNetworks
-from .photo import Photo
-from .resampling import resample, transform_points, window_matrix
+from .resampling import Pyramid, build_pyramid, resample, transform_points, window_matrix
 
 NETWORK_SIZE_PX = 256
 HEAD_WINDOW_IN_FACES = 3.0  # side of the closer view, in extents of the landmarks: head, hair and shoulders
@@ -30,40 +29,45 @@ CUT_OUT_AGREEMENT = 0.85  # overlap of alpha and matte from which alpha is taken
 
 
 def matte_person(
-    photo: Photo, landmarks_photo: NDArray, photo_from_crop: NDArray, crop: NDArray[np.uint8], face: FaceNetworks
+    picture: Pyramid,
+    alpha: Pyramid | None,
+    landmarks_photo: NDArray,
+    photo_from_crop: NDArray,
+    crop: NDArray[np.uint8],
+    face: FaceNetworks,
 ) -> NDArray[np.float32]:
     """Soft matte of the person whose face is given, drawn in the crop.
 
-    landmarks_photo: (n, 2) of that face, photo pixels.
+    picture, alpha:  of the photo; where it has an alpha channel that bounds the matte, and replaces it when it plainly
+                     is a cut-out of the person.
+    landmarks_photo: (n, 2) of the face, photo pixels.
     photo_from_crop: (3, 3) crop pixels to photo pixels.
     crop:            (size, size, 3) the crop of the photo, edges extended.
-    Returns: (size, size) in [0, 1]; 0 outside the photo. Where the photo has an alpha channel it bounds the matte,
-             and replaces it when it plainly is a cut-out of the person.
+    Returns: (size, size) in [0, 1]; 0 outside the photo.
     """
     size = crop.shape[0]
-    height, width = photo.rgb.shape[:2]
     crop_from_photo = np.linalg.inv(photo_from_crop)
-    frame = (0.0, 0.0, float(width), float(height))
-    whole, _ = _segment(photo.rgb, frame, photo_from_crop, size, face)
-    close, seen_close = _segment(photo.rgb, _head_window(landmarks_photo, width, height), photo_from_crop, size, face)
+    frame = (0.0, 0.0, float(picture.width), float(picture.height))
+    whole, inside_photo = _segment(picture, frame, photo_from_crop, size, face)
+    close, seen_close = _segment(picture, _head_window(landmarks_photo, picture), photo_from_crop, size, face)
     likely = whole + 0.5 * seen_close * (close - whole)
     likely = _keep_part_with(likely, transform_points(crop_from_photo, landmarks_photo))
     matte = _follow_edges(likely, crop)
-    if photo.alpha is not None:
-        matte = _respect_alpha(matte, photo.alpha, photo_from_crop)
-    _, inside_photo = resample(photo.rgb[..., 0], photo_from_crop, (size, size))
+    if alpha is not None:
+        matte = _respect_alpha(matte, alpha, photo_from_crop)
     return (matte * inside_photo).astype(np.float32)
 
 
-def _head_window(landmarks_photo: NDArray, width: int, height: int) -> tuple[float, float, float, float]:
+def _head_window(landmarks_photo: NDArray, picture: Pyramid) -> tuple[float, float, float, float]:
     """(left, top, right, bottom) around head and shoulders, cut to the photo."""
     side = HEAD_WINDOW_IN_FACES * float(np.ptp(landmarks_photo, axis=0).max())
     x, y = landmarks_photo.mean(axis=0) - [0.0, HEAD_WINDOW_RISE * side]
-    return max(0.0, x - side / 2), max(0.0, y - side / 2), min(width, x + side / 2), min(height, y + side / 2)
+    left, top = max(0.0, x - side / 2), max(0.0, y - side / 2)
+    return left, top, min(picture.width, x + side / 2), min(picture.height, y + side / 2)
 
 
 def _segment(
-    rgb: NDArray[np.uint8],
+    picture: Pyramid,
     window: tuple[float, float, float, float],
     photo_from_crop: NDArray,
     size: int,
@@ -74,12 +78,12 @@ def _segment(
     Returns: (size, size) probability drawn in the crop, and (size, size) the share of each pixel inside the window.
     """
     photo_from_network = window_matrix(*window, NETWORK_SIZE_PX)
-    view, _ = resample(rgb, photo_from_network, (NETWORK_SIZE_PX, NETWORK_SIZE_PX))
-    picture = torch.from_numpy(_lift_shadows(view / np.float32(255.0))).permute(2, 0, 1).to(face.device)
+    view, _ = resample(picture, photo_from_network, (NETWORK_SIZE_PX, NETWORK_SIZE_PX))
+    pixels = torch.from_numpy(_lift_shadows(view / np.float32(255.0))).permute(2, 0, 1).to(face.device)
     with torch.inference_mode():
-        upright, mirrored = face.segmentation(torch.stack([picture, picture.flip(-1)]))[0][..., 0]
+        upright, mirrored = face.segmentation(torch.stack([pixels, pixels.flip(-1)]))[0][..., 0]
         probability = ((upright + mirrored.flip(-1)) / 2).cpu().numpy()
-    return resample(probability, np.linalg.inv(photo_from_network) @ photo_from_crop, (size, size))
+    return resample(build_pyramid(probability), np.linalg.inv(photo_from_network) @ photo_from_crop, (size, size))
 
 
 def _lift_shadows(view: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -135,9 +139,7 @@ def _guided_filter(
     return (mean(slope) * guide).sum(-1) + mean(offset)
 
 
-def _respect_alpha(
-    matte: NDArray[np.float32], alpha: NDArray[np.uint8], photo_from_crop: NDArray
-) -> NDArray[np.float32]:
+def _respect_alpha(matte: NDArray[np.float32], alpha: Pyramid, photo_from_crop: NDArray) -> NDArray[np.float32]:
     """A cut-out's own alpha is better than any guess; other alpha (rounded corners, fades) only hides."""
     drawn, _ = resample(alpha, photo_from_crop, (matte.shape[0], matte.shape[1]))
     drawn = drawn / np.float32(255.0)
