@@ -1,0 +1,1 @@
+"""Synthetic heads to train on: made from parametric people, CC0 skins and hair, and rendered from all around."""
