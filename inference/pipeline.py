@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ from .messages import Options
 from .photo import load_photo
 from .preview import preview_sheet
 from .progress import Progress, Stages, silent
-from .quality import landmark_nme, matte_iou, visible_share
+from .quality import Quality, landmark_nme, matte_iou, visible_share
 from .stitching import occlusion_mask, stitch
 from .surface import Mesh, extract, height_m, is_watertight, metres_from_head
 from .tri_grid import TriGrid
@@ -55,9 +55,6 @@ SHARES = {  # seconds of each stage at the default quality on 2 CPU cores: how t
 STEEP_DEG = 45.0  # beyond this yaw or pitch the landmark fit, and with it the camera, is unreliable
 LOW_LANDMARK_SCORE = 0.7  # the landmark network is this unsure of faces that are covered or blurred
 LOW_MATTE_IOU = 0.75  # a head whose outline differs this much has missed hair or the pose
-
-
-Quality = dict[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -109,11 +106,11 @@ def reconstruct(
         with stages.stage("bake", "Painting the skin") as step:
             head = bake(unwrapped.mesh, unwrapped.uv, portrait, photo, field, options.texture, step)
         with stages.stage("judge", "Comparing with the photo"):
-            quality = {
-                "visible_share": visible_share(head.mesh, head.visibility),
-                "matte_iou": matte_iou(mesh, portrait.camera, portrait.matte),
-                "landmark_nme": landmark_nme(mesh, field, portrait, models.face),
-            }
+            quality = Quality(
+                visible_share(head.mesh, head.visibility),
+                matte_iou(mesh, portrait.camera, portrait.matte),
+                landmark_nme(mesh, field, portrait, models.face),
+            )
         with whole_folder(out_dir) as folder:
             with stages.stage("preview", "Drawing the preview") as step:
                 preview_sheet(head, portrait, step).save(folder / "preview.png")
@@ -153,24 +150,16 @@ def make_report(
     mesh: Mesh,
     head: TexturedHead,
     quality: Quality,
-    seconds: dict[str, float],
+    seconds: Mapping[str, float],
 ) -> dict[str, Any]:
     """What head.json says. Lengths are metres, matrices are lists of rows, angles degrees."""
     to_metres = metres_from_head()
-    pose = portrait.pose
     return {
         "synthetic": True,
         "model": {"name": model.name, "sha256": model.sha256},
         "options": asdict(options),
-        "portrait": {
-            "yaw_deg": pose.yaw_deg,
-            "pitch_deg": pose.pitch_deg,
-            "roll_deg": pose.roll_deg,
-            "landmark_score": pose.landmark_score,
-            "inter_ocular_px": pose.inter_ocular_px,
-            "faces_found": pose.faces_found,
-        },
-        "quality": quality,
+        "portrait": asdict(portrait.pose),
+        "quality": asdict(quality),
         "mesh": {
             "vertices": len(mesh.vertices),
             "faces": len(mesh.faces),
@@ -202,7 +191,7 @@ def warnings_of(portrait: AlignedPortrait, quality: Quality) -> list[str]:
         warnings.append("The face is turned more than 45 degrees; the shape may be off.")
     if pose.landmark_score < LOW_LANDMARK_SCORE:
         warnings.append("The face is hard to make out; covered or blurred parts may be wrong.")
-    if quality["matte_iou"] < LOW_MATTE_IOU:
+    if quality.matte_iou < LOW_MATTE_IOU:
         warnings.append("The head's outline differs from the photo; hair or a hat may be missing.")
     return warnings
 

@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 from .alignment import AlignedPortrait, find_faces, find_landmarks, inter_ocular
+from .bake import ColourField
 from .camera import Camera, project
 from .face_networks import FaceNetworks
-from .field import Field
 from .raster import rasterise_view
+from .resampling import build_pyramid
 from .surface import Mesh
 
 SILHOUETTE_SIZE = 256  # px; 2 mm a pixel on the head, finer than the matte
 MATTE_EDGE = 0.5  # a pixel counts as head from half a matte on
 OWN_PICTURE_SIZE = 256  # px; the landmark network looks at no more
 BACKGROUND = 0.5  # mid grey behind the model's own picture, as behind the portrait the encoders see
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Figures of one head.
+
+    visible_share: of the surface, by area, that the photo saw.
+    matte_iou:     how well the head's outline covers the person's, 1 is perfect.
+    landmark_nme:  how far the model's own face lies from the photo's, in eye distances; None without a face on it.
+    """
+
+    visible_share: float
+    matte_iou: float
+    landmark_nme: float | None
 
 
 def visible_share(mesh: Mesh, visibility: NDArray[np.floating]) -> float:
@@ -41,13 +58,13 @@ def matte_iou(mesh: Mesh, camera: Camera, matte: NDArray[np.floating]) -> float:
     return float((covered & head).sum() / union) if union else 0.0
 
 
-def landmark_nme(mesh: Mesh, field: Field, portrait: AlignedPortrait, face: FaceNetworks) -> float | None:
+def landmark_nme(mesh: Mesh, field: ColourField, portrait: AlignedPortrait, face: FaceNetworks) -> float | None:
     """Mean distance between the photo's landmarks and those of the model's head in the same camera, in eye distances.
 
     The head wears the model's own colours here: with the photo's pixels on it every shape would look right from where
     the photo was taken. None when the landmark networks find no face on it.
     """
-    picture = own_picture(mesh, field, portrait.camera)
+    picture = build_pyramid(own_picture(mesh, field, portrait.camera))
     detections = find_faces(picture, face)
     if not detections:
         return None
@@ -56,7 +73,7 @@ def landmark_nme(mesh: Mesh, field: Field, portrait: AlignedPortrait, face: Face
     return float(np.linalg.norm(found - wanted, axis=1).mean() / inter_ocular(portrait.landmarks))
 
 
-def own_picture(mesh: Mesh, field: Field, camera: Camera) -> NDArray[np.uint8]:
+def own_picture(mesh: Mesh, field: ColourField, camera: Camera) -> NDArray[np.uint8]:
     """(OWN_PICTURE_SIZE, OWN_PICTURE_SIZE, 3) sRGB: the surface in the model's colours, on mid grey."""
     raster = rasterise_view(mesh.vertices, mesh.faces, camera, OWN_PICTURE_SIZE)
     picture = np.full((OWN_PICTURE_SIZE, OWN_PICTURE_SIZE, 3), BACKGROUND, dtype=np.float32)
