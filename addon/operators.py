@@ -10,8 +10,7 @@ from pathlib import Path
 
 import bpy
 from bpy.app.translations import pgettext_rpt
-from bpy.props import EnumProperty, StringProperty
-from bpy_extras.io_utils import ImportHelper
+from bpy.props import BoolProperty, EnumProperty, StringProperty
 
 from ..inference.messages import Cancelled, Done, Failed, Progress, Reconstruct
 from . import EXTENSION, properties
@@ -25,11 +24,15 @@ WAIT_S = 0.1  # how long a blocking run sleeps between two looks
 UNFIT_FOR_FILES = r'[<>:"/\\|?*\x00-\x1f]'  # on Windows, the strictest
 PHOTO_SUFFIXES = ".jpg;.jpeg;.png;.tif;.tiff;.webp;.bmp"
 WAITING_FOR_OBJECT_MODE = Progress(1.0, "Done: switch to Object Mode to receive the head")
+PHOTO_NOT_COPIED = Failed(
+    "The photo could not be written to Blender's temporary folder.",
+    "Free some space on that disk, or choose another temporary folder in Blender's preferences.",
+)
 
 
 def heads_folder() -> Path:
-    """Where job folders go: head.glb and its report stay there for other programs."""
-    return Path(bpy.utils.extension_path_user(EXTENSION, path="heads", create=True))
+    """Where job folders go: head.glb and its report stay there for other programs. May not exist yet."""
+    return Path(bpy.utils.extension_path_user(EXTENSION, path="heads"))
 
 
 def new_job_folder(name: str) -> Path:
@@ -120,9 +123,9 @@ class HEADCAST_OT_reconstruct(bpy.types.Operator):
         self._passing_folder = tempfile.TemporaryDirectory(prefix="headcast-", dir=bpy.app.tempdir)
         try:
             self._photo = photo_file(settings.image, Path(self._passing_folder.name))
-        except ImageUnusable as error:
+        except (ImageUnusable, OSError) as error:
             self._photo_forget()
-            self._fail(Failed(error.message, error.hint))
+            self._fail(Failed(error.message, error.hint) if isinstance(error, ImageUnusable) else PHOTO_NOT_COPIED)
             return False
         self._name = Path(settings.image.name).stem
         job = Reconstruct(str(self._photo.path), str(new_job_folder(self._name)), settings.options())
@@ -208,21 +211,23 @@ class HEADCAST_OT_cancel(bpy.types.Operator):
         return {"FINISHED"}
 
 
-class HEADCAST_OT_load_photo(bpy.types.Operator, ImportHelper):
+class HEADCAST_OT_load_photo(bpy.types.Operator):
     """Open a picture from disk as the photo to reconstruct"""
 
     bl_idname = "headcast.load_photo"
-    bl_label = "Reconstruct Head from Photo"
+    bl_label = "Use as Headcast Photo"
     bl_options = {"REGISTER", "UNDO"}
 
-    filter_glob: StringProperty(
-        default="*" + PHOTO_SUFFIXES.replace(";", ";*"), options={"HIDDEN"}  # what the file browser shows
-    )
+    # Not remembered: an operator that comes with a path was given a dropped file.
+    filepath: StringProperty(subtype="FILE_PATH", options={"SKIP_SAVE"})
+    filter_image: BoolProperty(default=True, options={"HIDDEN", "SKIP_SAVE"})  # what the file browser shows
+    filter_folder: BoolProperty(default=True, options={"HIDDEN", "SKIP_SAVE"})
 
-    def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
-        if self.filepath:  # dropped on the viewport
+    def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
+        if self.filepath:
             return self.execute(context)
-        return ImportHelper.invoke(self, context, event)
+        context.window_manager.fileselect_add(self)
+        return {"RUNNING_MODAL"}
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         try:
@@ -238,7 +243,7 @@ class HEADCAST_FH_photo(bpy.types.FileHandler):
     """A picture dropped on the viewport becomes the photo."""
 
     bl_idname = "HEADCAST_FH_photo"
-    bl_label = "Photo for Headcast"
+    bl_label = "Headcast photo"
     bl_import_operator = HEADCAST_OT_load_photo.bl_idname
     bl_file_extensions = PHOTO_SUFFIXES
 

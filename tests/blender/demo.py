@@ -23,7 +23,7 @@ PACKAGE = "bl_ext.user_default.headcast"
 PICTURE_PX = 512
 SAMPLES = 64
 CAMERA_AZIMUTH_DEG = 28.0  # towards the subject's left: a three-quarter view
-CAMERA_DISTANCE_M = 1.1
+CAMERA_DISTANCE_M = 0.9
 CAMERA_LENS_MM = 85.0  # a portrait lens
 LIGHTS = (  # name, place relative to the middle of the head in metres, side in metres, watts
     ("Key", (-0.7, -1.0, 0.6), 0.5, 22.0),
@@ -96,7 +96,7 @@ def reconstruct(bpy: Any, photo: Path) -> Path:
 
 
 def light_and_aim(bpy: Any) -> None:
-    """Three soft lights, a dark world and a portrait camera around the head."""
+    """Three soft lights, a dark world and a portrait camera around the head; colours in the viewport."""
     from mathutils import Vector
 
     scene, head = bpy.context.scene, bpy.data.objects["Head"]
@@ -120,9 +120,12 @@ def light_and_aim(bpy: Any) -> None:
     where = Vector((math.sin(azimuth), -math.cos(azimuth), 0.0)) * CAMERA_DISTANCE_M
     scene.camera = place("Portrait Camera", data, where)
     scene.world = bpy.data.worlds.new("Studio")
-    scene.world.use_nodes = True
     background = next(node for node in scene.world.node_tree.nodes if node.type == "BACKGROUND")
     background.inputs["Color"].default_value = WORLD_COLOUR
+    for screen in bpy.data.screens:
+        for area in screen.areas:
+            if area.type == "VIEW_3D":
+                area.spaces.active.shading.type = "MATERIAL"
 
 
 def render(bpy: Any, path: Path) -> None:
