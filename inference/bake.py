@@ -116,7 +116,8 @@ def bake(
     whole, whole_vertex = weld(fine)
     crop_px = project(whole.vertices, portrait.camera)[0] * len(portrait.image)
     trust_map = matte_trust(portrait.matte)
-    facing = facing_weight(whole, portrait.camera)
+    depth_map = rasterise_view(mesh.vertices, mesh.faces, portrait.camera, DEPTH_SIZE).depth
+    facing = facing_weight(whole, portrait.camera, depth_map)
     visibility = facing * sample_image(trust_map[..., None], crop_px)[:, 0]
 
     progress(0.1, "Matching colours")
@@ -156,7 +157,7 @@ def bake(
         albedo=np.ascontiguousarray(painted[..., :3]),
         visibility=visibility[whole_vertex[: len(mesh.vertices)]].astype(np.float32),
         visibility_map=np.ascontiguousarray(painted[..., 3]),
-        anchors=find_anchors(whole, portrait),
+        anchors=find_anchors(depth_map, portrait),
         source=photo.path.name,
     )
 
@@ -179,15 +180,16 @@ def subdivide(mesh: Mesh, uv: FloatArray, most_faces: int) -> tuple[Mesh, FloatA
     return mesh, uv
 
 
-def facing_weight(mesh: Mesh, camera: Camera) -> FloatArray:
+def facing_weight(mesh: Mesh, camera: Camera, depth_map: NDArray[np.float32]) -> FloatArray:
     """(v,) how plainly a camera sees each vertex of a welded mesh, from 0 to 1.
 
+    depth_map: (s, s) what the camera sees of the mesh, box units along the optical axis, infinite beside it.
     It is 0 on every vertex of a face that is hidden in part, and rises over FEATHER_ROUNDS rings of vertices.
     """
-    depth_map = rasterise_view(mesh.vertices, mesh.faces, camera, DEPTH_SIZE).depth
+    size = len(depth_map)
     nearest = ndimage.minimum_filter(depth_map, size=2 * OUTLINE_MARGIN + 1, mode="constant", cval=np.inf)
     picture, depth = project(mesh.vertices, camera)
-    column, row = np.clip((picture * DEPTH_SIZE).astype(np.int64), 0, DEPTH_SIZE - 1).T
+    column, row = np.clip((picture * size).astype(np.int64), 0, size - 1).T
     towards = camera.position - mesh.vertices
     towards /= np.linalg.norm(towards, axis=1, keepdims=True)
     cosine = np.einsum("ij,ij->i", vertex_normals(mesh), towards)
@@ -250,43 +252,58 @@ def spread_over_surface(mesh: Mesh, values: FloatArray, weight: FloatArray) -> F
 def fill_uncovered(image: NDArray[np.uint8], covered: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """Colour texels outside all islands like the nearest island, so that filtering and mip levels find no border.
 
-    Fills each empty texel from the smallest block of 2, 4, 8, .. texels around it that holds a covered one.
+    Each ring around the islands is the mean of its neighbours; the next ring is one texel wide at half the resolution,
+    and so on.
     image: (h, w, k); covered: (h, w).
     """
-    height, width = covered.shape
     if covered.all() or not covered.any():
         return image
-    padding = ((0, height % 2), (0, width % 2))
-    counts = np.pad(covered, padding).astype(np.float32)
-    sums = np.pad(np.where(covered[..., None], image, 0), (*padding, (0, 0)))
-    counts = counts[::2, ::2] + counts[1::2, ::2] + counts[::2, 1::2] + counts[1::2, 1::2]
-    sums = sums[::2, ::2].astype(np.float32) + sums[1::2, ::2] + sums[::2, 1::2] + sums[1::2, 1::2]
-    half = np.rint(sums / np.maximum(counts, 1)[..., None]).astype(np.uint8)
-    half = fill_uncovered(half, counts > 0)
-    filled = image.copy()
+    filled, covered = _grow(image, covered)
+    padding = ((0, covered.shape[0] % 2), (0, covered.shape[1] % 2))
+    weight = np.pad(covered, padding)[..., None].astype(np.uint16)
+    weighted = np.pad(filled, (*padding, (0, 0))) * weight
+    count = weight[::2, ::2] + weight[1::2, ::2] + weight[::2, 1::2] + weight[1::2, 1::2]
+    total = weighted[::2, ::2] + weighted[1::2, ::2] + weighted[::2, 1::2] + weighted[1::2, 1::2]
+    half = fill_uncovered((total // np.maximum(count, 1)).astype(np.uint8), count[..., 0] > 0)
     row, column = np.nonzero(~covered)
     filled[row, column] = half[row // 2, column // 2]
     return filled
 
 
-def find_anchors(mesh: Mesh, portrait: AlignedPortrait) -> dict[str, FloatArray]:
+def find_anchors(depth_map: NDArray[np.float32], portrait: AlignedPortrait) -> dict[str, FloatArray]:
     """Named points of the face, where the rays through the photo's landmarks meet the surface, head frame.
 
-    A landmark beside the mesh (an ear's, often) takes the depth of the nearest point of the outline.
+    A landmark beside the mesh (an ear's, often) becomes the nearest point of the outline.
+    depth_map: (s, s) as for `facing_weight`.
     """
-    raster = rasterise_view(mesh.vertices, mesh.faces, portrait.camera, DEPTH_SIZE)
-    if not raster.covered.any():
-        return {}
-    rows, columns = ndimage.distance_transform_edt(~raster.covered, return_distances=False, return_indices=True)
+    row, column = np.nonzero(np.isfinite(depth_map))
+    seen_picture = (np.stack([column, row], axis=1) + 0.5) / len(depth_map)
     anchors = {}
     for name, landmarks in ANCHOR_LANDMARKS.items():
         picture = portrait.landmarks[landmarks, :2].mean(axis=0) / len(portrait.image)
-        column, row = np.clip((picture * DEPTH_SIZE).astype(int), 0, DEPTH_SIZE - 1)
-        nearest = rows[row, column], columns[row, column]
-        if nearest != (row, column):
-            picture = (np.array(nearest[::-1]) + 0.5) / DEPTH_SIZE
-        anchors[name] = unproject(picture, np.asarray(raster.depth[nearest]), portrait.camera)
+        nearest = np.argmin(np.linalg.norm(seen_picture - picture, axis=1))
+        if np.abs(seen_picture[nearest] - picture).max() > 0.5 / len(depth_map):
+            picture = seen_picture[nearest]
+        anchors[name] = unproject(picture, np.asarray(depth_map[row[nearest], column[nearest]]), portrait.camera)
     return anchors
+
+
+def _grow(image: NDArray[np.uint8], covered: NDArray[np.bool_]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Colour the ring of texels around what is covered by the mean of its covered neighbours."""
+    height, width = covered.shape
+    grown = ndimage.binary_dilation(covered, np.ones((3, 3), dtype=bool))
+    row, column = np.nonzero(grown & ~covered)
+    total = np.zeros((len(row), image.shape[2]), dtype=np.uint16)
+    count = np.zeros((len(row), 1), dtype=np.uint16)
+    for down in (-1, 0, 1):
+        for right in (-1, 0, 1):
+            y, x = np.clip(row + down, 0, height - 1), np.clip(column + right, 0, width - 1)
+            weight = covered[y, x, None].astype(np.uint16)
+            total += image[y, x] * weight
+            count += weight
+    image = image.copy()
+    image[row, column] = total // count
+    return image, grown
 
 
 def matte_trust(matte: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -23,12 +23,12 @@ KEY_LIGHT = np.array([0.35, 0.5, 0.8])  # towards the light, in camera axes with
 
 
 def preview_sheet(head: TexturedHead, portrait: AlignedPortrait, progress: Progress) -> Image.Image:
-    """The portrait and eight views around the head, every 45 degrees, lit softly."""
-    tiles = [np.asarray(Image.fromarray(portrait.image).resize((VIEW_SIZE, VIEW_SIZE), Image.Resampling.LANCZOS))]
+    """Three rows of three: the portrait, then eight views around the head, every 45 degrees, lit softly."""
+    tiles = [_shrunk(portrait.image, VIEW_SIZE)]
     for number, azimuth_deg in enumerate(AROUND_DEG):
         progress(number / len(AROUND_DEG), "Drawing the preview")
         tiles.append(draw_view(head, orbit_camera(azimuth_deg), VIEW_SIZE, shaded=True))
-    return Image.fromarray(np.concatenate(tiles, axis=1))
+    return Image.fromarray(np.concatenate([np.concatenate(tiles[row : row + 3], axis=1) for row in (0, 3, 6)]))
 
 
 def contact_rows(head: TexturedHead, portrait: AlignedPortrait, size: int) -> Image.Image:
@@ -37,11 +37,9 @@ def contact_rows(head: TexturedHead, portrait: AlignedPortrait, size: int) -> Im
     The upper row shows the texture under flat light, the lower one the grey shape.
     """
     cameras = [portrait.camera, *(orbit_camera(azimuth) for azimuth in (45, -45, 90, -90, 180)), orbit_camera(0, 80)]
-    photo = np.asarray(Image.fromarray(portrait.image).resize((size, size), Image.Resampling.LANCZOS))
     matte = np.rint(portrait.matte[..., None].repeat(3, axis=2) * 255).astype(np.uint8)
-    matte = np.asarray(Image.fromarray(matte).resize((size, size), Image.Resampling.LANCZOS))
-    upper = [photo, *(draw_view(head, camera, size) for camera in cameras)]
-    lower = [matte, *(draw_view(head, camera, size, textured=False, shaded=True) for camera in cameras)]
+    upper = [_shrunk(portrait.image, size), *(draw_view(head, camera, size) for camera in cameras)]
+    lower = [_shrunk(matte, size), *(draw_view(head, camera, size, textured=False, shaded=True) for camera in cameras)]
     return Image.fromarray(np.concatenate([np.concatenate(upper, axis=1), np.concatenate(lower, axis=1)]))
 
 
@@ -71,6 +69,11 @@ def draw_view(
     picture[raster.covered] = colour
     blocks = picture.reshape(size, OVERSAMPLING, size, OVERSAMPLING, 3).mean(axis=(1, 3))
     return np.rint(np.clip(blocks, 0, 1) * 255).astype(np.uint8)
+
+
+def _shrunk(picture: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """A square picture (s, s, 3) at (size, size, 3)."""
+    return np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.LANCZOS))
 
 
 def _reduced(albedo: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:

@@ -132,7 +132,7 @@ def rasterise(points_px: FloatArray, faces: IntArray, size: tuple[int, int], dep
         barycentric = barycentric / np.asarray(depth)[faces][cover.face].astype(np.float32)
         fragment_depth = 1.0 / barycentric.sum(axis=1)
         barycentric = barycentric * fragment_depth[:, None]
-        far_to_near = np.argsort(-fragment_depth, kind="stable")
+        far_to_near = np.argsort(-fragment_depth)
         pixel, barycentric = pixel[far_to_near], barycentric[far_to_near]
         fragment_depth, face = fragment_depth[far_to_near], cover.face[far_to_near]
     else:

@@ -243,12 +243,19 @@ def weld(mesh: Mesh) -> tuple[Mesh, IntArray]:
 
 
 def vertex_normals(mesh: Mesh) -> FloatArray:
-    """(v, 3) unit normals, weighted by face area; vertices at the same place share one, so seams do not show."""
+    """(v, 3) unit normals; vertices at the same place share one, so seams do not show.
+
+    Faces are weighted so that normals are exact where corners lie on a sphere, whatever the faces' shapes (Max,
+    "Weights for computing vertex normals from facet normals", Journal of Graphics Tools 4(2), 1999).
+    """
     whole, merged = weld(mesh)
-    across = _face_crosses(whole.vertices, whole.faces)
+    corners = whole.vertices[whole.faces]  # (face, corner, 3)
+    sides = np.roll(corners, -1, axis=1) - corners
+    squared = np.maximum(np.einsum("fci,fci->fc", sides, sides), 1e-30)
+    # At a corner meet the side that starts there and the one before.
+    pulls = np.cross(sides[:, 0], sides[:, 1])[:, None] / (squared * np.roll(squared, 1, axis=1))[..., None]
     normals = np.stack(
-        [np.bincount(whole.faces.ravel(), np.repeat(across[:, axis], 3), len(whole.vertices)) for axis in range(3)],
-        axis=1,
+        [np.bincount(whole.faces.ravel(), pulls[..., axis].ravel(), len(whole.vertices)) for axis in range(3)], axis=1
     )
     length = np.linalg.norm(normals, axis=1, keepdims=True)
     return (normals / np.where(length > 0, length, 1.0))[merged]
