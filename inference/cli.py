@@ -107,6 +107,7 @@ def reconstruct(given: argparse.Namespace, bar: ProgressBar) -> None:
 
     options = Options(given.model, given.device, given.grid, given.faces, given.texture, given.seed)
     pipeline.check_options(options)
+    bar(0.0, "Loading the model")
     models = pipeline.load_models(options.model, options.device)
     report = pipeline.reconstruct(given.photo, given.out, options, models, bar)
     bar.end()

@@ -1,6 +1,8 @@
 """The reconstruction process: JSON lines in, JSON lines out, one job at a time, weights kept warm between jobs.
 
 The main thread works; a reader thread listens, so that a Cancel or the end of stdin is heard in the middle of a job.
+A running job answers its Cancel itself, at its next call of `progress`; while the engine is still being imported there
+are no such calls, so then the reader thread answers.
 """
 
 from __future__ import annotations
@@ -43,12 +45,13 @@ CLOSE_PATIENCE_S = 2.0  # a running job may stop by itself that long after Close
 PROGRESS_PAUSE_S = 0.05  # chunk loops call often; a panel redraws 20 times a second at most
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Job:
-    """A request, and the flag that the reader thread raises when it is given up."""
+    """A request, the flag that the reader thread raises when it is given up, and whether Blender has its answer."""
 
     request: Reconstruct
     given_up: threading.Event = field(default_factory=threading.Event)
+    answered: bool = False
 
 
 class Worker:
@@ -58,6 +61,8 @@ class Worker:
         self._requests = requests
         self._answers = answers
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()  # None: no more will come
+        self._speaking = threading.Lock()
+        self._engine_runs = threading.Event()  # the first job has imported torch
         self._warm: tuple[tuple[str, str], Models] | None = None  # model and device of the last job, and its networks
 
     def run(self) -> None:
@@ -65,7 +70,7 @@ class Worker:
         self._say(Ready(os.getpid(), platform.python_version()))
         threading.Thread(target=self._listen, name="headcast-requests", daemon=True).start()
         while (job := self._jobs.get()) is not None:
-            self._say(self._answer(job))
+            self._answer(job, self._outcome(job))
 
     def _listen(self) -> None:
         """Reader thread: queue jobs, raise flags, and see to it that the process ends when Blender is gone."""
@@ -81,6 +86,8 @@ class Worker:
                 self._jobs.put(latest)
             elif isinstance(message, Cancel) and latest:
                 latest.given_up.set()
+                if not self._engine_runs.is_set():
+                    self._answer(latest, Cancelled())
             elif isinstance(message, Close):
                 break
         if latest:
@@ -89,7 +96,7 @@ class Worker:
         time.sleep(CLOSE_PATIENCE_S)
         os._exit(0)  # the main thread is inside a long C call; nobody waits for its result any more
 
-    def _answer(self, job: _Job) -> Message:
+    def _outcome(self, job: _Job) -> Message:
         try:
             return self._reconstruct(job)
         except JobCancelled:
@@ -106,6 +113,8 @@ class Worker:
         progress(0.0, "Starting the engine")
         from . import pipeline  # here, because torch takes seconds: under a label, and its absence can be told
 
+        self._engine_runs.set()
+        progress(0.0, "Loading the model")
         which = (request.options.model, request.options.device)
         if self._warm is None or self._warm[0] != which:
             self._warm = None  # frees the old networks before the new ones come
@@ -127,9 +136,22 @@ class Worker:
             now = time.monotonic()
             if label != told_label or now - told_at >= PROGRESS_PAUSE_S:
                 told_at, told_label = now, label
-                self._say(Progress(highest, label))
+                self._tell(job, Progress(highest, label))
 
         return progress
+
+    def _tell(self, job: _Job, message: Message) -> None:
+        """Say something of a job, unless its answer has been given."""
+        with self._speaking:
+            if not job.answered:
+                self._say(message)
+
+    def _answer(self, job: _Job, message: Message) -> None:
+        """Say how a job ended; only the first to do so is heard."""
+        with self._speaking:
+            if not job.answered:
+                job.answered = True
+                self._say(message)
 
     def _say(self, message: Message) -> None:
         try:

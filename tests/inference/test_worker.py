@@ -131,6 +131,23 @@ def test_cancel_is_answered_within_two_seconds_and_writes_nothing(client, astron
     assert list(tmp_path.iterdir()) == []
 
 
+def test_cancel_is_answered_while_a_new_worker_still_imports_torch(astronaut, small, tmp_path):
+    client = WorkerClient([sys.executable, "-I"], ROOT)
+    try:
+        job = Reconstruct(str(astronaut), str(tmp_path / "out"), small)
+        client.submit(job)
+        until_stage(client, "Starting the engine")
+        begun = time.monotonic()
+        client.cancel()
+        assert isinstance(until_answered(client)[-1], Cancelled)
+        assert time.monotonic() - begun < CANCEL_S
+        client.submit(job)
+        heard = until_answered(client)
+        assert isinstance(heard[-1], Done) and not any(isinstance(message, Cancelled) for message in heard)
+    finally:
+        client.close()
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory of another process is read from /proc")
 def test_ten_jobs_in_one_worker_do_not_fill_the_memory(client, astronaut, small, tmp_path):
     used_mb = []
