@@ -91,7 +91,7 @@ def signed_distances(head: Head, surface: SurfaceSample, points: FloatArray) -> 
     # Voxels are too coarse right at the surface, normals misleading away from it.
     inside = np.where((distance < PLANE_RANGE) & ~far, height < 0, in_solid)
     compared = (distance > 0.003) & (distance < 0.019) & ~far
-    agreement = float(((height < 0) == in_solid)[compared].mean())
+    agreement = float(((height < 0) == in_solid)[compared].mean()) if compared.any() else 1.0
     if far.any():  # colours of far points matter little, but must not be those of sample 0
         nearest[far] = cKDTree(surface.points[::20]).query(points[far])[1] * 20
     return np.where(inside, -distance, distance), nearest, agreement

@@ -1,0 +1,202 @@
+"""Synthetic heads: known shapes through the parts, then one real head held to what its file promises."""
+
+# ruff: noqa: E402  # the imports below need packages that only training has
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+for _package in ("anny", "embreex", "numba"):
+    pytest.importorskip(_package, reason="makes training heads; see training/README.md")
+
+from inference.camera import camera_from_vector, orbit_camera, project
+from training.heads.build import build_one, draw_head, head_path
+from training.heads.hair import STYLES
+from training.heads.people import mean_person
+from training.heads.raster import rasterise
+from training.heads.rays import RayScene, VoxelGrid, solid_voxels
+from training.heads.rig import Rig, load_rig
+from training.heads.samples import (
+    BOX_HALF,
+    FARTHEST,
+    SurfaceSample,
+    audit,
+    sample_head,
+    sample_surface,
+    signed_distances,
+)
+from training.heads.subdivision import loop_subdivision
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+ASSETS = Path(__file__).resolve().parents[2].parent / "shared" / "heads"
+needs_assets = pytest.mark.skipif(
+    not (ASSETS / "makehuman").is_dir(), reason=f"no head assets in {ASSETS}; see training/README.md"
+)
+SEED = 9  # any; this one has short hair and builds quickly
+
+
+@pytest.fixture(scope="module")
+def rig() -> Rig:
+    return load_rig(ASSETS)
+
+
+@pytest.fixture(scope="module")
+def arrays(rig: Rig, tmp_path_factory: pytest.TempPathFactory) -> dict[str, NDArray]:
+    """The file of one head, as training reads it."""
+    folder = tmp_path_factory.mktemp("heads")
+    build_one(rig, SEED, folder)
+    with np.load(head_path(folder, SEED)) as file:
+        return dict(file)
+
+
+def icosphere(radius: float) -> tuple[NDArray, NDArray]:
+    import trimesh
+
+    sphere = trimesh.creation.icosphere(subdivisions=4, radius=radius)
+    return np.asarray(sphere.vertices), np.asarray(sphere.faces)
+
+
+def test_loop_subdivision_moves_a_tetrahedrons_corners_to_a_quarter():
+    corners = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]], float)
+    faces = np.array([[0, 1, 2], [0, 3, 1], [0, 2, 3], [1, 3, 2]])
+    matrix, new_faces = loop_subdivision(faces, 4)
+    assert matrix.shape == (4 + 6, 4) and new_faces.shape == (16, 3)
+    # Valence 3: 7/16 of itself and 3/16 of each of the others, which sum to its opposite: 7/16 - 3/16 = 1/4.
+    np.testing.assert_allclose((matrix @ corners)[:4], corners / 4)
+
+
+def test_voxels_of_a_sphere_fill_its_volume():
+    grid = VoxelGrid(64, 0.36)
+    solid = solid_voxels(RayScene(*icosphere(0.3)), grid)
+    volume = solid.sum() * (2 * grid.half / grid.count) ** 3
+    assert volume == pytest.approx(4 / 3 * np.pi * 0.3**3, rel=0.02)
+    assert solid[32, 32, 32] and not solid[0, 0, 0]
+
+
+def test_the_nearer_of_two_triangles_is_seen_where_the_camera_projects_it():
+    triangle = np.array([[-0.1, -0.1, 0], [0.1, -0.1, 0], [0, 0.1, 0]])
+    vertices = np.concatenate([triangle, triangle + [0, 0, 0.2]])
+    camera = orbit_camera(20, 10)
+    seen = rasterise(vertices, np.array([[0, 1, 2], [3, 4, 5]], np.int32), camera, 128)
+    centre = vertices[3:].mean(0)
+    pixel, depth = project(centre, camera)
+    column, row = (pixel * 128).astype(int)
+    assert seen.face[row, column] == 1
+    assert seen.depth[row, column] == pytest.approx(float(depth), abs=2e-3)  # a pixel is 5e-3 wide, seen at a slant
+
+
+def test_distances_to_a_sphere_are_those_of_geometry():
+    radius, rng = 0.2, np.random.default_rng(0)
+    directions = rng.normal(size=(100_000, 3))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    surface = SurfaceSample(directions * radius, directions, directions, np.zeros((100_000, 3), np.uint8))
+    grid = VoxelGrid(128, 0.36)
+    x, y, z = np.meshgrid(grid.centres, grid.centres, grid.centres, indexing="ij")
+    ball = SimpleNamespace(solid=x**2 + y**2 + z**2 < radius**2)
+    points = rng.uniform(-BOX_HALF, BOX_HALF, (20_000, 3))
+    distance, _, agreement = signed_distances(ball, surface, points)
+    truth = np.clip(np.linalg.norm(points, axis=1) - radius, -FARTHEST, FARTHEST)
+    # Samples lie 2e-3 apart: the plane takes most of that away near the surface, little is left far from it.
+    np.testing.assert_allclose(distance, truth, atol=1.5e-3)
+    assert agreement > 0.99
+
+
+def test_a_head_with_an_empty_skull_is_rejected():
+    points = np.random.default_rng(0).uniform(-BOX_HALF, BOX_HALF, (16_000, 3))
+    radius = np.linalg.norm(points, axis=1)
+    ball_and_neck = (radius < 0.2) | ((np.hypot(points[:, 0], points[:, 2]) < 0.12) & (points[:, 1] < 0))
+    assert audit(points, ball_and_neck, agreement=0.98) == ""
+    assert "skull" in audit(points, ball_and_neck & (radius > 0.08), agreement=0.98)
+    assert "sides" in audit(points, ball_and_neck, agreement=0.8)
+
+
+def test_most_hair_is_short_and_knots_are_rare():
+    numbers = np.array(list(STYLES.values()), float)
+    share = dict(zip(STYLES, (numbers / numbers.sum(0)).mean(1), strict=True))
+    knots = share["ponytail01"] + share["braid01"] + share["strands_bun"]
+    long = sum(share[name] for name in STYLES if "long" in name or "bob" in name or "afro" in name)
+    assert knots < 0.03
+    assert 0.5 < 1 - long - knots < 0.7
+
+
+@needs_assets
+def test_the_subjects_left_ear_is_at_positive_x_and_the_nose_in_front(rig: Rig):
+    mean = rig.body.mean
+    frame = rig.body.head_frame(mean)
+    person = mean_person()
+    person.sliders["l-ear-scale-incr"] = 1.0
+    moved = np.linalg.norm(rig.body.vertices(person) - mean, axis=1) > 0.002
+    assert frame(mean)[moved, 0].min() > 0.08
+    skin = rig.subdivide(frame(mean))
+    nose = skin[skin[:, 2].argmax()]
+    np.testing.assert_allclose(nose, [0, -0.1, 0.24], atol=0.03)
+    eyes = frame(rig.eyes.fit(mean))
+    np.testing.assert_allclose(eyes[eyes[:, 0] > 0].mean(0), [0.06, -0.02, 0.173], atol=0.012)
+
+
+@needs_assets
+def test_a_seed_always_gives_the_same_head(rig: Rig, arrays: dict[str, NDArray]):
+    head, rng = draw_head(rig, SEED)
+    again, fault = sample_head(head, SEED, rng)
+    assert fault == ""
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array, again[name], err_msg=name)
+
+
+@needs_assets
+def test_surface_samples_lie_on_the_surface_with_normals_to_the_outside(rig: Rig):
+    head, rng = draw_head(rig, SEED)
+    surface = sample_surface(head, rng)
+    on_it, _, _ = signed_distances(head, surface, surface.points[::20])
+    assert np.abs(on_it).max() < 1e-4
+    step = 0.004  # box units, 2 mm; thin rims such as the ears' may be crossed
+    outside, _, _ = signed_distances(head, surface, (surface.points + step * surface.normals)[::20])
+    inside, _, _ = signed_distances(head, surface, (surface.points - step * surface.normals)[::20])
+    assert (outside > 0).mean() > 0.98 and (inside < 0).mean() > 0.98
+    assert np.median(outside) == pytest.approx(step, rel=0.1) and np.median(inside) == pytest.approx(-step, rel=0.1)
+
+
+@needs_assets
+def test_depths_are_where_cameras_project_the_surface(arrays: dict[str, NDArray]):
+    points = arrays["surface_points"].astype(float)
+    normals = arrays["surface_normals"].astype(float) / 127
+    for vector, depths in zip(arrays["cameras"], arrays["depths"].astype(float), strict=True):
+        camera = camera_from_vector(vector)
+        pixels, _ = project(points, camera)
+        distance = np.linalg.norm(points - camera.position, axis=1)
+        facing = ((camera.position - points) * normals).sum(1) / distance > 0.6
+        column, row = (pixels * 128).astype(int).T
+        chosen = facing & (pixels > 0).all(1) & (pixels < 1).all(1)
+        chosen[chosen] &= depths[row[chosen], column[chosen]] > 0
+        error = distance[chosen] - depths[row[chosen], column[chosen]]
+        # A file's depth is rounded to 2e-3, a pixel is 5e-3 wide and its nearest quarter counts.
+        assert np.median(np.abs(error)) < 4e-3
+        assert (error < -0.01).mean() < 0.005  # nothing in sight is nearer than the depth says
+
+
+@needs_assets
+def test_pictures_are_empty_exactly_where_nothing_is(arrays: dict[str, NDArray]):
+    empty = arrays["mattes"] == 0
+    assert 0.2 < empty.mean() < 0.8
+    np.testing.assert_array_equal(arrays["depths"] == 0, empty)
+    assert not arrays["images"][empty].any()
+    # Straight colour: outlines are no darker than what they outline, as they would be if premultiplied.
+    outline, full = (arrays["mattes"] > 0) & (arrays["mattes"] < 255), arrays["mattes"] == 255
+    assert arrays["images"][outline].mean() > 0.7 * arrays["images"][full].mean()
+
+
+@needs_assets
+def test_a_file_holds_what_training_reads(arrays: dict[str, NDArray]):
+    assert arrays["near_points"].shape == (44_000, 3) and arrays["uniform_points"].shape == (16_000, 3)
+    assert np.abs(arrays["surface_points"].astype(float)).max() <= BOX_HALF + 2e-4  # float16
+    assert 0.4 < (arrays["near_distance"] < 0).mean() < 0.6
+    azimuth = arrays["azimuth_elevation"][:, 0]
+    assert abs(azimuth[0]) <= 15 and (np.abs(azimuth[:6]) <= 75).all() and len(azimuth) == 8
+    assert json.loads(str(arrays["meta"]))["seed"] == SEED
