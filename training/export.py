@@ -33,7 +33,7 @@ class Export:
 
 def export(settings: Export) -> str:
     """Write the checkpoint, note its checksum if it is written among the bundled ones; returns the sha256."""
-    generator, latents = load_generator(settings.generator)
+    generator, latents, _ = load_generator(settings.generator)
     encoders = []
     for which, run in (("visible", settings.visible), ("occluded", settings.occluded)):
         encoder = new_encoder(which, generator)

@@ -50,6 +50,7 @@ class EncoderTraining:
     normal_weight: float = 0.15
     variation_weight: float = 0.01
     style_prior: float = 1e-3  # weight of the mean square offset from the average w
+    latent_weight: float = 0.3  # of the distance to the head's own latent, at the start; falls to 0 half-way
     other_side: float = 0.3  # weight of points on the side the encoder is not for
     adversarial_weight: float = 0.003  # of the discriminator's opinion, occluded encoder only; 0 trains without it
     discriminator_rate: float = 1e-3
@@ -67,7 +68,8 @@ def train(settings: EncoderTraining) -> None:
     run = Run(settings.run)
     run.note_config(settings)
     heads = HeadSet(settings.heads)
-    generator, latents = load_generator(settings.generator)
+    generator, latents, latent_seeds = load_generator(settings.generator)
+    latent_of = {seed: row for row, seed in enumerate(latent_seeds)}
     torch.manual_seed(settings.seed)
     encoder = new_encoder(settings.which, generator)
     discriminator = OcclusionAwareDiscriminator(STARTER.plane_channels, STARTER.planes_depth)
@@ -110,6 +112,15 @@ def train(settings: EncoderTraining) -> None:
             + settings.style_prior * (latent.w_plus - encoder.w_avg).square().mean()
         )
         values = {"distance": distance.item(), "colour": colour.item(), "normal": normal.item()}
+        # The generator's training left a latent for each of its heads: the shortest way to a good start. Only a start,
+        # because a head's latent knows what the view does not show.
+        guidance = settings.latent_weight * max(0.0, 1 - 2 * step / settings.steps)
+        known = [(i, latent_of[heads.seeds[k]]) for i, k in enumerate(indices) if heads.seeds[k] in latent_of]
+        if guidance and known:
+            rows, places = zip(*known, strict=True)
+            offset = latent.w_plus[list(rows)] - latents[list(places)][:, None]
+            loss = loss + guidance * offset.square().mean()
+            values["latent"] = offset.square().mean().item()
         if adversarial and step >= settings.adversarial_start:
             occlusion = 1 - seen_cells(views, surface.points, planes)
             opinion = encoder_loss(discriminator, planes, occlusion)
@@ -140,13 +151,13 @@ def train(settings: EncoderTraining) -> None:
             )
 
 
-def load_generator(run: Path) -> tuple[TriPlaneGenerator, Tensor]:
-    """The frozen generator of a run, and the latents (heads, w_dim) of the heads it was trained on."""
+def load_generator(run: Path) -> tuple[TriPlaneGenerator, Tensor, list[int]]:
+    """The frozen generator of a run, and the latents (heads, w_dim) and seeds of the heads it was trained on."""
     state = torch.load(run / "state.pt", weights_only=True)
     generator = TriPlaneGenerator(STARTER)
     generator.load_state_dict(state["generator"])
     generator.requires_grad_(False).eval()
-    return generator, state["latents"][: len(state["seeds"])]
+    return generator, state["latents"][: len(state["seeds"])], state["seeds"]
 
 
 def new_encoder(which: str, generator: TriPlaneGenerator) -> PortraitEncoder:
