@@ -41,16 +41,16 @@ LIMITS = {  # lowest and highest value of the numbers a user may choose
     "texture": (64, 8192),  # what graphics cards and 1 GB of memory can hold
     "seed": (0, 2**32 - 1),  # what fits every generator of random numbers
 }
-SHARES = {  # seconds of each stage at the default quality on 2 CPU cores: how the progress bar is divided
-    "align": 1.0,
-    "encode": 1.0,
-    "stitch": 1.5,
-    "extract": 6.0,
-    "unwrap": 5.0,
-    "bake": 6.0,
-    "judge": 1.0,
-    "preview": 3.0,
-    "write": 1.0,
+SHARES = {  # CPU seconds of each stage at the default quality, measured: how the progress bar is divided
+    "align": 0.4,
+    "encode": 0.2,
+    "stitch": 0.8,
+    "extract": 2.5,
+    "unwrap": 3.5,
+    "bake": 2.0,
+    "judge": 0.3,
+    "preview": 2.1,
+    "write": 0.5,
 }
 STEEP_DEG = 45.0  # beyond this yaw or pitch the landmark fit, and with it the camera, is unreliable
 LOW_LANDMARK_SCORE = 0.7  # the landmark network is this unsure of faces that are covered or blurred

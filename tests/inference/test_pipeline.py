@@ -206,6 +206,16 @@ def test_several_faces_are_told_and_the_largest_is_taken(astronaut, models, smal
     assert middle[0] < 512  # the left one is larger
 
 
+def test_the_starter_makes_a_head_that_fits_its_photo(astronaut, tmp_path):
+    report = reconstruct(astronaut, tmp_path / "out", Options(device="cpu"), load_models("starter", "cpu"))
+    assert report["model"]["name"] == "starter"
+    assert report["mesh"]["watertight"] and 0.20 < report["mesh"]["height_m"] < 0.32
+    assert report["mesh"]["faces"] == pytest.approx(30_000, rel=0.05)
+    assert report["quality"]["matte_iou"] > pipeline.LOW_MATTE_IOU
+    assert report["quality"]["landmark_nme"] is not None, "the model's own colours show no face"
+    assert report["peak_memory_mb"] is None or report["peak_memory_mb"] < 4000  # of the whole test run, even
+
+
 def test_stages_share_the_progress_and_keep_their_seconds():
     told: list[tuple[float, str]] = []
     stages = Stages({"first": 1.0, "second": 3.0}, lambda fraction, label: told.append((fraction, label)))
