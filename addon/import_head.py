@@ -143,6 +143,7 @@ def _read_mesh(glb: Path) -> bpy.types.Object:
     head.data.transform(head.matrix_world)
     head.parent = None
     head.matrix_world = Matrix.Identity(4)
+    head.rotation_mode = "XYZ"  # the importer leaves quaternions
     bpy.data.batch_remove([thing for thing in fresh if thing is not head])
     _weld_seams(head.data)
     return head
