@@ -111,12 +111,13 @@ def reconstruct(
                 matte_iou(mesh, portrait.camera, portrait.matte),
                 landmark_nme(mesh, field, portrait, models.face),
             )
+        with stages.stage("preview", "Drawing the preview") as step:
+            preview = preview_sheet(head, portrait, step)
         with whole_folder(out_dir) as folder:
-            with stages.stage("preview", "Drawing the preview") as step:
-                preview_sheet(head, portrait, step).save(folder / "preview.png")
             with stages.stage("write", "Writing the files"):
                 write_glb(head, folder / "head.glb")
                 portrait_picture(portrait).save(folder / "portrait.png")
+                preview.save(folder / "preview.png")
             report = make_report(options, model, portrait, mesh, head, quality, stages.seconds)
             text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
             (folder / "head.json").write_text(text + "\n", encoding="utf-8")
