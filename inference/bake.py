@@ -35,12 +35,21 @@ OUTLINE_MARGIN = 6  # px of DEPTH_SIZE around nearer parts of the head: the shap
 DEPTH_SLACK = 0.02  # box units, 1 cm: what lies less deep behind an outline is the same part of the head
 UNSEEN_COSINE = 0.15  # cosine of the angle between normal and ray: below, a photo pixel smears over 3 mm and more
 PLAIN_COSINE = 0.45  # from here on the photo is trusted fully
-FEATHER_ROUNDS = 6  # rings of vertices over which trust rises from a border, about 2 mm each
+WRINKLE_WIDTH = 0.012  # box units, 6 mm: normals are averaged over it, so that lids and nostrils hide nothing
+FOLD_WIDTH = 0.012  # box units: narrower hidden strips are painted from the photo, smeared but of its colours
+FEATHER_WIDTH = 0.02  # box units, 1 cm: over which trust rises from a border
 
 # The matte's border
 MATTE_EROSION = 5  # px of the 512 px crop: the matte is that unsure of where hair ends
 MATTE_BLUR = 2.5  # px of the crop
 MATTE_RAMP = (0.5, 0.95)  # matte values between which trust rises
+
+LOCAL_COLOUR = 10.0  # px of the crop: background and person have one colour each over such a distance
+SURE_BACKGROUND = 0.05  # matte below which a pixel shows the background
+SURE_PERSON_DEPTH = 12  # px inside the matte: there, a pixel surely shows the person
+BESIDE_BACKGROUND = 0.1  # share of background around a pixel from which on it may be background: up to 13 px inside
+TELLING_CONTRAST = (0.1, 0.25)  # distance of the two colours, sRGB: below, they cannot be told apart
+PERSON_RAMP = (0.2, 0.6)  # way from the background's to the person's colour over which trust rises
 
 # Matching the model's colours to the photo's
 MATCH_BLUR = 4.0  # px of the crop, about the distance of vertices: the match is of colours, not of detail
@@ -115,7 +124,7 @@ def bake(
     # Vertices that the unwrap split are one in `whole`, so that nothing computed on the surface knows of seams.
     whole, whole_vertex = weld(fine)
     crop_px = project(whole.vertices, portrait.camera)[0] * len(portrait.image)
-    trust_map = matte_trust(portrait.matte)
+    trust_map = matte_trust(portrait.matte, portrait.image)
     depth_map = rasterise_view(mesh.vertices, mesh.faces, portrait.camera, DEPTH_SIZE).depth
     facing = facing_weight(whole, portrait.camera, depth_map)
     visibility = facing * sample_image(trust_map[..., None], crop_px)[:, 0]
@@ -184,7 +193,7 @@ def facing_weight(mesh: Mesh, camera: Camera, depth_map: NDArray[np.float32]) ->
     """(v,) how plainly a camera sees each vertex of a welded mesh, from 0 to 1.
 
     depth_map: (s, s) what the camera sees of the mesh, box units along the optical axis, infinite beside it.
-    It is 0 on every vertex of a face that is hidden in part, and rises over FEATHER_ROUNDS rings of vertices.
+    It is 0 on every vertex of a face that is hidden in part, and rises over FEATHER_WIDTH from there.
     """
     size = len(depth_map)
     nearest = ndimage.minimum_filter(depth_map, size=2 * OUTLINE_MARGIN + 1, mode="constant", cval=np.inf)
@@ -192,17 +201,31 @@ def facing_weight(mesh: Mesh, camera: Camera, depth_map: NDArray[np.float32]) ->
     column, row = np.clip((picture * size).astype(np.int64), 0, size - 1).T
     towards = camera.position - mesh.vertices
     towards /= np.linalg.norm(towards, axis=1, keepdims=True)
-    cosine = np.einsum("ij,ij->i", vertex_normals(mesh), towards)
-    in_picture = ((picture >= 0) & (picture <= 1)).all(axis=1)
-    seen = in_picture & (depth <= nearest[row, column] + DEPTH_SLACK) & (cosine > UNSEEN_COSINE)
 
     neighbours = _neighbours(mesh)
-    count = np.maximum(neighbours @ np.ones(len(seen)), 1)
-    beside_unseen = neighbours @ (~seen).astype(np.float64) > 0
-    weight = np.where(seen & ~beside_unseen, _smoothstep(cosine, UNSEEN_COSINE, PLAIN_COSINE), 0.0)
+    average = sparse.diags(1 / np.maximum(np.asarray(neighbours.sum(axis=1)).ravel(), 1)) @ neighbours
+    ring = np.linalg.norm(mesh.vertices[mesh.faces[:, 0]] - mesh.vertices[mesh.faces[:, 1]], axis=1).mean()
+
+    def rings(width: float) -> range:
+        return range(max(1, round(width / ring)))
+
+    normals = vertex_normals(mesh)
+    for _ in rings(WRINKLE_WIDTH):
+        normals = average @ normals
+    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-9)
+    cosine = np.einsum("ij,ij->i", normals, towards)
+    in_picture = ((picture >= 0) & (picture <= 1)).all(axis=1)
+    seen = in_picture & (depth <= nearest[row, column] + DEPTH_SLACK) & (cosine > UNSEEN_COSINE)
+    # Grow and shrink: strips that are hidden in a narrow fold take the photo's pixels from beside them.
+    for _ in rings(FOLD_WIDTH / 2):
+        seen = seen | (neighbours @ seen > 0)
+    for _ in rings(FOLD_WIDTH / 2):
+        seen = seen & ~(neighbours @ ~seen > 0)
+
+    weight = np.where(seen & ~(neighbours @ ~seen > 0), _smoothstep(cosine, UNSEEN_COSINE, PLAIN_COSINE), 0.0)
     # Averaging spreads zeros inwards; the minimum keeps trust from growing outwards.
-    for _ in range(FEATHER_ROUNDS):
-        weight = np.minimum(weight, (neighbours @ weight) / count)
+    for _ in rings(FEATHER_WIDTH):
+        weight = np.minimum(weight, average @ weight)
     return weight
 
 
@@ -306,11 +329,31 @@ def _grow(image: NDArray[np.uint8], covered: NDArray[np.bool_]) -> tuple[NDArray
     return image, grown
 
 
-def matte_trust(matte: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(s, s) how surely a crop pixel shows the person and not what is behind: the matte, drawn in and feathered."""
+def matte_trust(matte: NDArray[np.float32], image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(s, s) how surely a crop pixel shows the person and not what is behind.
+
+    The matte, drawn in and feathered; and, near its border, less where a pixel has the colour of the background there
+    rather than that of the person: mattes bridge gaps between strands of hair.
+    """
     eroded = ndimage.minimum_filter(matte, size=2 * MATTE_EROSION + 1, mode="constant", cval=0.0)
     blurred = ndimage.gaussian_filter(eroded, MATTE_BLUR, mode="constant", cval=0.0)
-    return _smoothstep(blurred, *MATTE_RAMP).astype(np.float32)
+    trust = _smoothstep(blurred, *MATTE_RAMP)
+
+    pixels = image.astype(np.float32) / 255
+    behind, beside_background = _local_mean(pixels, (matte < SURE_BACKGROUND).astype(np.float32))
+    person, _ = _local_mean(pixels, ndimage.minimum_filter(matte, size=2 * SURE_PERSON_DEPTH + 1))
+    contrast = person - behind
+    squared = np.maximum(np.einsum("hwc,hwc->hw", contrast, contrast), 1e-6)
+    person_share = np.einsum("hwc,hwc->hw", pixels - behind, contrast) / squared
+    sure = _smoothstep(beside_background, 0.0, BESIDE_BACKGROUND) * _smoothstep(np.sqrt(squared), *TELLING_CONTRAST)
+    return (trust * (1 - sure * (1 - _smoothstep(person_share, *PERSON_RAMP)))).astype(np.float32)
+
+
+def _local_mean(image: NDArray[np.float32], weight: NDArray[np.float32]) -> tuple[FloatArray, FloatArray]:
+    """(h, w, 3) weighted mean of the pixels around each pixel, and (h, w) how much weight there was, of 1."""
+    support = ndimage.gaussian_filter(weight, LOCAL_COLOUR)
+    total = ndimage.gaussian_filter(image * weight[..., None], (LOCAL_COLOUR, LOCAL_COLOUR, 0))
+    return total / np.maximum(support, 1e-6)[..., None], support
 
 
 def _soft_photo(image: NDArray[np.uint8], trust: NDArray[np.float32], crop_px: FloatArray) -> FloatArray:

@@ -248,10 +248,21 @@ def test_correction_follows_trusted_values_fades_behind_and_never_overshoots() -
 def test_trust_in_the_matte_ends_inside_its_border() -> None:
     matte = np.zeros((512, 512), dtype=np.float32)
     matte[100:, 150:350] = 1.0  # a body that goes on below the crop
-    trust = matte_trust(matte)
+    image = np.where(matte[..., None] > 0, [200, 150, 120], [60, 80, 200]).astype(np.uint8)
+    trust = matte_trust(matte, image)
     assert (trust[matte == 0] == 0).all()
     assert (trust[:, 150:154] == 0).all() and (trust[509:] == 0).all()
     assert (trust[120:490, 170:330] == 1).all()
+
+
+def test_gap_in_the_hair_that_the_matte_bridged_is_not_trusted() -> None:
+    matte = np.zeros((512, 512), dtype=np.float32)
+    matte[100:400, 150:350] = 1.0
+    image = np.where(matte[..., None] > 0, [90, 60, 40], [60, 80, 200]).astype(np.uint8)
+    image[200:220, 150:163] = [60, 80, 200]  # 13 px of sky inside the matte
+    trust = matte_trust(matte, image)
+    assert trust[200:220, 150:163].max() < 0.2
+    assert trust[300:320, 162].min() > 0.9
 
 
 def test_filling_colours_everything_and_keeps_what_was_there() -> None:
