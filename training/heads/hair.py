@@ -219,6 +219,8 @@ def strand_hair(
     phase = rng.random(CLUMPS)[clump] * 2 * np.pi + rng.normal(0, 0.2, STRANDS)
     spread = np.exp(rng.normal(0, 0.08, STRANDS) + rng.normal(0, 0.10, CLUMPS)[clump])[:, None]
     length = growth.length * spread * (0.4 + 0.6 * fringe_fade)
+    if growth.comb is not None:
+        length = length * (0.3 + 0.7 * ramp(-0.12, 0.06, roots[:, 1:2]))  # a cut: shorter at sides and neck
     parting = rng.choice([-0.06, 0, 0.06])
     has_fringe = rng.random() < 0.3
     bun = np.array([0, rng.uniform(0, 0.2), 0])
@@ -235,7 +237,8 @@ def strand_hair(
         if style == "strands_bun":
             direction = bun - tips
         elif growth.comb is not None:
-            direction = np.broadcast_to(growth.comb, tips.shape)
+            on_top = ramp(0, 0.1, tips[:, 1:2])  # below, sideways hair would stand off behind the ear
+            direction = growth.comb * np.concatenate([on_top, np.ones_like(on_top), np.ones_like(on_top)], 1)
         else:
             direction = _falling(roots, tips, near, along, parting, has_fringe)
         direction = _unit(direction)
@@ -251,8 +254,8 @@ def strand_hair(
         height = ((tips - below) * outward).sum(1, keepdims=True)
         wanted = 0.006 + growth.thickness * layer * min(1.0, 3 * along) * fringe_fade * np.maximum(body, along)
         tips = tips + outward * np.maximum(0, wanted - height) * (distance < 0.12)[:, None]
-        if growth.comb is None and not growth.curl:  # else hair flies off the temples in a brim
-            lies_on = near & (tips[:, 1:2] > -0.02)
+        if not growth.curl:  # else hair flies off the temples as a brim, combed hair off the back as a horn
+            lies_on = near & (tips[:, 1:2] > (-0.02 if growth.comb is None else -1))
             tips = tips - outward * np.maximum(0, height - 1.3 * wanted - 0.004) * 0.8 * lies_on
         tint = colour * shade * (0.8 + 0.3 * along) * (1 + 0.08 * np.sin(0.7 * step + phase))[:, None]
         # At random places along the step: equal ones would add up to ripples.
