@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
+from scipy.spatial.transform import Rotation
 
 from .camera import Camera, orbit_camera, project
 from .errors import FaceCutOff, FaceTooSmall, FaceTurnedAway, NoFaceFound
-from .face_networks import FaceNetworks, GraphNetwork
+from .face_networks import FaceNetworks, GraphNetwork, LandmarkTemplate
 from .matting import matte_person
 from .photo import Photo
 from .progress import Progress, silent
@@ -51,9 +52,14 @@ DIRECTIONS_TRIED_DEG = [
     np.array([azimuth, elevation]) for azimuth in (-60.0, -30.0, 0.0, 30.0, 60.0) for elevation in (-20.0, 20.0)
 ]
 
+# On heads with known cameras landmarks tell the direction to 1 degree up to about 30, then fall short: by 3 at 40, by
+# 6 at 50, by 12 at 70 degrees; on photographs alike.
+RELIABLE_AZIMUTH_DEG = 28.0
+SHORTFALL = 0.25  # degrees for each degree beyond
+
 # What is refused
 MIN_FACE_PX = 64
-MAX_YAW_DEG = 75.0
+MAX_AZIMUTH_DEG = 75.0
 MIN_LANDMARK_SCORE = 0.5
 SURE_DETECTION = 0.8  # a detection that sure without usable landmarks is a profile
 CUT_OFF_TOLERANCE = 0.06  # of the face's width: landmarks may stray this far outside the photo
@@ -61,7 +67,10 @@ CUT_OFF_TOLERANCE = 0.06  # of the face's width: landmarks may stray this far ou
 
 @dataclass(frozen=True)
 class FacePose:
-    """How the face stands in the photo, and how sure that is.
+    """How the face stands in the photo as its landmarks say, and how sure that is.
+
+    The angles are those of the mean face's own axes, seen along the line of sight to the face, and fall short on
+    turned faces; the portrait's camera is in the head frame and makes up for that.
 
     yaw_deg:         positive when the face looks towards the right of the photo.
     pitch_deg:       positive when it looks up.
@@ -144,13 +153,18 @@ class View:
     """The direction from which the photo was taken, and the crop that goes with it.
 
     photo_from_crop: (3, 3) similarity, crop pixels to photo pixels.
-    error:           weighted root mean square distance of template and landmarks, in eye distances.
+    error:           root mean square distance of template and landmarks, in eye distances.
     """
 
     azimuth_deg: float
     elevation_deg: float
     photo_from_crop: NDArray[np.float64]
     error: float
+
+    @property
+    def camera(self) -> Camera:
+        """The camera of the crop."""
+        return orbit_camera(self.azimuth_deg, self.elevation_deg)
 
 
 def align(photo: Photo, face: FaceNetworks, progress: Progress = silent) -> AlignedPortrait:
@@ -166,20 +180,21 @@ def align(photo: Photo, face: FaceNetworks, progress: Progress = silent) -> Alig
     progress(0.3, "Measuring the face")
     landmarks = _landmarks_of_largest(picture, detections, face)
     _check_size_and_frame(landmarks, picture)
-    view = fit_view(landmarks.points[:MESH_POINTS, :2], face.template_head)
-    camera = orbit_camera(view.azimuth_deg, view.elevation_deg)
-    yaw_deg, pitch_deg, roll_deg = face_angles(camera, view.photo_from_crop)
-    if abs(yaw_deg) > MAX_YAW_DEG:
+    mesh_photo = landmarks.points[:MESH_POINTS, :2]
+    seen = fit_view(mesh_photo, face.template)
+    view = without_shortfall(seen, mesh_photo, face.template)
+    if abs(view.azimuth_deg) > MAX_AZIMUTH_DEG:
         raise FaceTurnedAway()
+    yaw_deg, pitch_deg, roll_deg = face_angles(seen, face.template)
     progress(0.5, "Cutting out the head")
     image = crop_image(picture, view.photo_from_crop)
     alpha = None if photo.alpha is None else build_pyramid(photo.alpha)
-    matte = matte_person(picture, alpha, landmarks.points[:MESH_POINTS, :2], view.photo_from_crop, image, face)
+    matte = matte_person(picture, alpha, mesh_photo, view.photo_from_crop, image, face)
     progress(1.0, "Cutting out the head")
     return AlignedPortrait(
         image=image,
         matte=matte,
-        camera=camera,
+        camera=view.camera,
         photo_from_crop=view.photo_from_crop,
         landmarks=_into_crop(landmarks.points, view.photo_from_crop),
         pose=FacePose(
@@ -384,56 +399,65 @@ def _check_size_and_frame(landmarks: Landmarks, picture: Pyramid) -> None:
         raise FaceCutOff()
 
 
-def fit_view(landmarks_photo: NDArray, template_head: NDArray) -> View:
-    """Fit the camera's direction and the crop to landmarks.
-
-    landmarks_photo: (468, 2) photo pixels.
-    template_head:   (468, 3) the same points of the mean face, head frame.
+def fit_view(landmarks_photo: NDArray, template: LandmarkTemplate) -> View:
+    """Fit the camera's direction and the crop to landmarks (468, 2), photo pixels.
 
     For any direction the best similarity has a closed form, so the search has two unknowns. The crop's camera fixes
     the perspective: the photo's own is unknown, and heads are drawn by the model with this one.
     """
-    weights = np.ones(len(template_head))
-
-    def crop_points(direction: NDArray) -> NDArray:
-        points, _ = project(template_head, orbit_camera(direction[0], direction[1]))
-        return points * CROP_SIZE_PX
+    extent = float(np.ptp(landmarks_photo, axis=0).max())
 
     def residuals(direction: NDArray) -> NDArray:
-        points = crop_points(direction)
-        matrix = fit_similarity(points, landmarks_photo, weights)
-        distances = (transform_points(matrix, points) - landmarks_photo) * np.sqrt(weights)[:, None]
-        return (distances / photo_scale).ravel()
+        return (_misfit(direction, landmarks_photo, template)[0] / extent).ravel()
 
-    photo_scale = float(np.ptp(landmarks_photo, axis=0).max())
-    starts = [
-        np.array([azimuth, elevation]) for azimuth in (-60.0, -30.0, 0.0, 30.0, 60.0) for elevation in (-20.0, 20.0)
-    ]
-    start = min(starts, key=lambda direction: float((residuals(direction) ** 2).sum()))
+    start = min(DIRECTIONS_TRIED_DEG, key=lambda direction: float((residuals(direction) ** 2).sum()))
     fit = least_squares(residuals, start, bounds=([-120.0, -80.0], [120.0, 80.0]))
-    matrix = fit_similarity(crop_points(fit.x), landmarks_photo, weights)
-    error = np.sqrt((residuals(fit.x) ** 2).sum() / weights.sum()) * photo_scale / inter_ocular(landmarks_photo)
-    return View(float(fit.x[0]), float(fit.x[1]), matrix, float(error))
+    return _view_from(fit.x, landmarks_photo, template)
 
 
-def fit_similarity(source: NDArray, target: NDArray, weights: NDArray) -> NDArray[np.float64]:
+def without_shortfall(seen: View, landmarks_photo: NDArray, template: LandmarkTemplate) -> View:
+    """The view with the direction that landmarks of turned faces fall short of, and the crop fitted to it anew."""
+    beyond = max(0.0, abs(seen.azimuth_deg) - RELIABLE_AZIMUTH_DEG)
+    azimuth_deg = seen.azimuth_deg + math.copysign(SHORTFALL * beyond, seen.azimuth_deg)
+    return _view_from(np.array([azimuth_deg, seen.elevation_deg]), landmarks_photo, template)
+
+
+def _view_from(direction: NDArray, landmarks_photo: NDArray, template: LandmarkTemplate) -> View:
+    """The best crop for an (azimuth, elevation) in degrees."""
+    distances, photo_from_crop = _misfit(direction, landmarks_photo, template)
+    error = float(np.sqrt((distances**2).sum(axis=1).mean())) / inter_ocular(landmarks_photo)
+    return View(float(direction[0]), float(direction[1]), photo_from_crop, error)
+
+
+def _misfit(
+    direction: NDArray, landmarks_photo: NDArray, template: LandmarkTemplate
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """How far the template, seen from a direction, misses the landmarks: (468, 2) photo pixels; and its best crop."""
+    points, _ = project(template.points_head, orbit_camera(direction[0], direction[1]))
+    points = points * CROP_SIZE_PX
+    photo_from_crop = fit_similarity(points, landmarks_photo)
+    return transform_points(photo_from_crop, points) - landmarks_photo, photo_from_crop
+
+
+def fit_similarity(source: NDArray, target: NDArray) -> NDArray[np.float64]:
     """(3, 3) turn, scale and shift that brings (n, 2) points nearest to (n, 2) others, least squares, no mirroring."""
-    weights = weights / weights.sum()
     # As complex numbers a similarity is one multiplication and one addition.
     a, b = source @ [1, 1j], target @ [1, 1j]
-    a_mean, b_mean = weights @ a, weights @ b
-    factor = (weights * np.conj(a - a_mean)) @ (b - b_mean) / (weights @ np.abs(a - a_mean) ** 2)
+    a_mean, b_mean = a.mean(), b.mean()
+    factor = np.vdot(a - a_mean, b - b_mean) / np.vdot(a - a_mean, a - a_mean)
     centre_from, centre_to = (np.array([z.real, z.imag]) for z in (a_mean, b_mean))
     return similarity_matrix(abs(factor), float(np.angle(factor)), centre_from, centre_to)
 
 
-def face_angles(camera: Camera, photo_from_crop: NDArray) -> tuple[float, float, float]:
-    """(yaw, pitch, roll) of the face in the photo, degrees, signs as in FacePose."""
-    scale = np.hypot(*photo_from_crop[:2, 0])
-    turn = np.eye(3)
-    turn[:2, :2] = photo_from_crop[:2, :2] / scale
-    # Photo axes here: x right, y down, z away from the viewer; the columns are the head's axes seen in them.
-    _, up, out = (turn @ camera.cam2world[:3, :3].T).T
+def face_angles(view: View, template: LandmarkTemplate) -> tuple[float, float, float]:
+    """(yaw, pitch, roll) of the mean face's axes in the photo, degrees, signs as in FacePose."""
+    turn = np.eye(3)  # crop to photo, about the viewing axis
+    turn[:2, :2] = view.photo_from_crop[:2, :2] / np.hypot(*view.photo_from_crop[:2, 0])
+    photo_from_head = turn @ view.camera.cam2world[:3, :3].T  # photo axes: x right, y down, z away from the viewer
+    # The camera looks at the middle of the head; the face, lower, is seen from 2 degrees further up.
+    sight = photo_from_head @ (template.points_head.mean(axis=0) - view.camera.position)
+    along_sight, _ = Rotation.align_vectors([[0.0, 0.0, 1.0]], [sight])
+    _, up, out = (along_sight.as_matrix() @ photo_from_head @ template.axes_head).T
     yaw = math.atan2(out[0], -out[2])
     pitch = math.asin(np.clip(-out[1], -1.0, 1.0))
     roll = math.atan2(-up[0], -up[1])

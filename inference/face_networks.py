@@ -70,6 +70,19 @@ class GraphNetwork(torch.nn.Module):
 
 
 @dataclass(frozen=True)
+class LandmarkTemplate:
+    """The landmarks of the mean face.
+
+    points_head: (468, 3) head frame, box units.
+    axes_head:   (3, 3) rotation whose columns are the axes in which the face was averaged: x to its left, y up, z out
+                 of the face. They look some 4 degrees further down than the head frame's.
+    """
+
+    points_head: NDArray[np.float64]
+    axes_head: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
 class FaceNetworks:
     """The networks that find a face, on one device, and the mean face they are compared with.
 
@@ -77,14 +90,14 @@ class FaceNetworks:
     full_range:    smaller faces, 192 px in [-1, 1].
     landmarks:     478 points of one face, 192 px in [0, 1].
     segmentation:  person against background, 256 px in [0, 1].
-    template_head: (468, 3) the mean face's landmarks, head frame, box units.
+    template:      the mean face's landmarks.
     """
 
     short_range: GraphNetwork
     full_range: GraphNetwork
     landmarks: GraphNetwork
     segmentation: GraphNetwork
-    template_head: NDArray[np.float64]
+    template: LandmarkTemplate
     device: torch.device
 
 
@@ -103,16 +116,16 @@ def load_face_networks(folder: Path = FACE_WEIGHTS_FOLDER, device: torch.device 
         full_range=network("face_detection_full_range_sparse"),
         landmarks=network("face_landmark_with_attention"),
         segmentation=network("selfie_segmentation"),
-        template_head=load_landmark_template(folder / "landmark_template.safetensors"),
+        template=load_landmark_template(folder / "landmark_template.safetensors"),
         device=device,
     )
 
 
-def load_landmark_template(path: Path) -> NDArray[np.float64]:
-    """(468, 3) landmarks of the mean face in the head frame, box units.
+def load_landmark_template(path: Path) -> LandmarkTemplate:
+    """Read the mean face.
 
     The file keeps the points as they were averaged, and beside them the similarity that brings them into the head
-    frame, so that a better fit replaces twelve numbers only.
+    frame (training/fit_landmark_template.py finds it), so that a better fit replaces that one matrix.
     Raises WeightsMissing or WeightsDamaged.
     """
     if not path.is_file():
@@ -123,7 +136,8 @@ def load_landmark_template(path: Path) -> NDArray[np.float64]:
             head_from_template = file.get_tensor("head_from_template").astype(np.float64)
     except (SafetensorError, OSError) as error:
         raise WeightsDamaged(f"The landmark template {path.name} cannot be read.") from error
-    return points @ head_from_template[:3, :3].T + head_from_template[:3, 3]
+    linear = head_from_template[:3, :3]
+    return LandmarkTemplate(points @ linear.T + head_from_template[:3, 3], linear / np.cbrt(np.linalg.det(linear)))
 
 
 def _channels_last(x: Tensor) -> Tensor:

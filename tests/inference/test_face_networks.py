@@ -80,13 +80,14 @@ def test_segmentation_of_a_batch_equals_each_picture_alone() -> None:
 
 
 def test_the_template_is_symmetric_and_stands_in_the_head_frame() -> None:
-    template = FACE.template_head
+    template = FACE.template.points_head
     left, right, nose, chin = template[263], template[33], template[4], template[152]
     assert left[0] > 0  # the subject's left is +x
     assert np.allclose(left, right * [-1, 1, 1], atol=1e-6)
     assert left[0] == pytest.approx(0.086, abs=0.01)
     assert chin[1] == pytest.approx(-0.24, abs=0.03)
     assert nose[2] > left[2] > template[234][2]  # nose before eyes before cheeks
+    assert np.allclose(FACE.template.axes_head @ FACE.template.axes_head.T, np.eye(3), atol=1e-6)
 
 
 def test_a_missing_network_and_a_damaged_one_say_so(tmp_path: Path) -> None:
