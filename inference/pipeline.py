@@ -29,6 +29,7 @@ from .photo import load_photo
 from .preview import preview_sheet
 from .progress import Progress, Stages, silent
 from .quality import Quality, landmark_nme, matte_iou, visible_share
+from .silhouette import carve
 from .stitching import occlusion_mask, stitch
 from .surface import Mesh, extract, height_m, is_watertight, metres_from_head
 from .tri_grid import TriGrid
@@ -76,6 +77,16 @@ def load_models(name: str = "starter", device: str = "auto") -> Models:
         return Models(load_face_networks(FACE_WEIGHTS_FOLDER, chosen), load_head_model(name, chosen), chosen)
 
 
+@dataclass(frozen=True)
+class Reconstruction:
+    """A finished head and what it was made from: mesh is closed, head.mesh is the same with seams for the texture."""
+
+    portrait: AlignedPortrait
+    mesh: Mesh
+    head: TexturedHead
+    quality: Quality
+
+
 def reconstruct(
     photo_path: Path, out_dir: Path, options: Options, models: Models, progress: Progress = silent
 ) -> dict[str, Any]:
@@ -87,41 +98,48 @@ def reconstruct(
     """
     check_options(options)
     check_writable(out_dir)
-    torch.manual_seed(options.seed)
     stages = Stages(SHARES, progress)
-    model = models.head
     with memory_shortage_named():
-        with stages.stage("align", "Finding the face") as step:
-            photo = load_photo(photo_path)
-            portrait = align(photo, models.face, step)
-        with stages.stage("encode", "Reading the portrait") as step:
-            visible, occluded = encode(portrait, model, step)
-        with stages.stage("stitch", "Joining seen and unseen") as step:
-            mask = occlusion_mask(model.generator, visible, occluded, portrait.camera, step)
-            field = Field(model.generator, stitch(visible, occluded, mask))
-        with stages.stage("extract", "Shaping the surface") as step:
-            mesh = extract(field, options.grid, options.faces, step)
-        with stages.stage("unwrap", "Unwrapping") as step:
-            unwrapped = unwrap(mesh, step)
-        with stages.stage("bake", "Painting the skin") as step:
-            head = bake(unwrapped.mesh, unwrapped.uv, portrait, photo, field, options.texture, step)
-        with stages.stage("judge", "Comparing with the photo"):
-            quality = Quality(
-                visible_share(head.mesh, head.visibility),
-                matte_iou(mesh, portrait.camera, portrait.matte),
-                landmark_nme(mesh, field, portrait, models.face),
-            )
+        made = make_head(photo_path, options, models, stages)
         with stages.stage("preview", "Drawing the preview") as step:
-            preview = preview_sheet(head, portrait, step)
+            preview = preview_sheet(made.head, made.portrait, step)
         with whole_folder(out_dir) as folder:
             with stages.stage("write", "Writing the files"):
-                write_glb(head, folder / "head.glb")
-                portrait_picture(portrait).save(folder / "portrait.png")
+                write_glb(made.head, folder / "head.glb")
+                portrait_picture(made.portrait).save(folder / "portrait.png")
                 preview.save(folder / "preview.png")
-            report = make_report(options, model, portrait, mesh, head, quality, stages.seconds)
+            report = make_report(options, models.head, made, stages.seconds)
             text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
             (folder / "head.json").write_text(text + "\n", encoding="utf-8")
     return report
+
+
+def make_head(photo_path: Path, options: Options, models: Models, stages: Stages) -> Reconstruction:
+    """From photo to textured head, in memory. Raises the errors of errors.py."""
+    torch.manual_seed(options.seed)
+    model = models.head
+    with stages.stage("align", "Finding the face") as step:
+        photo = load_photo(photo_path)
+        portrait = align(photo, models.face, step)
+    with stages.stage("encode", "Reading the portrait") as step:
+        visible, occluded = encode(portrait, model, step)
+    with stages.stage("stitch", "Joining seen and unseen") as step:
+        mask = occlusion_mask(model.generator, visible, occluded, portrait.camera, step)
+        height, width = photo.rgb.shape[:2]
+        field = carve(Field(model.generator, stitch(visible, occluded, mask)), portrait, (height, width))
+    with stages.stage("extract", "Shaping the surface") as step:
+        mesh = extract(field, options.grid, options.faces, step)
+    with stages.stage("unwrap", "Unwrapping") as step:
+        unwrapped = unwrap(mesh, step)
+    with stages.stage("bake", "Painting the skin") as step:
+        head = bake(unwrapped.mesh, unwrapped.uv, portrait, photo, field, options.texture, step)
+    with stages.stage("judge", "Comparing with the photo"):
+        quality = Quality(
+            visible_share(head.mesh, head.visibility),
+            matte_iou(mesh, portrait.camera, portrait.matte),
+            landmark_nme(mesh, field, portrait, models.face),
+        )
+    return Reconstruction(portrait, mesh, head, quality)
 
 
 def encode(portrait: AlignedPortrait, model: HeadModel, progress: Progress) -> tuple[TriGrid, TriGrid]:
@@ -145,15 +163,10 @@ def portrait_picture(portrait: AlignedPortrait) -> Image.Image:
 
 
 def make_report(
-    options: Options,
-    model: HeadModel,
-    portrait: AlignedPortrait,
-    mesh: Mesh,
-    head: TexturedHead,
-    quality: Quality,
-    seconds: Mapping[str, float],
+    options: Options, model: HeadModel, made: Reconstruction, seconds: Mapping[str, float]
 ) -> dict[str, Any]:
     """What head.json says. Lengths are metres, matrices are lists of rows, angles degrees."""
+    portrait, mesh, head, quality = made.portrait, made.mesh, made.head, made.quality
     to_metres = metres_from_head()
     return {
         "synthetic": True,

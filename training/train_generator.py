@@ -48,6 +48,7 @@ class GeneratorTraining:
     normal_weight: float = 0.15
     variation_weight: float = 0.01
     refresh: int = 200  # steps between looks for new heads
+    mapping_steps: int = 3000  # of the mapping network's own fit at the end
     threads: int = 1
     seed: int = 0
 
@@ -106,11 +107,11 @@ def train(settings: GeneratorTraining) -> None:
         written = run.record(step, {name: value.item() for name, value in values.items()} | {"heads": len(heads.heads)})
         if written or step == settings.steps:
             run.save(_state(generator, latents, optimiser, step, heads.seeds))
-    fit_mapping(generator, latents.detach()[: len(heads.heads)], settings.seed)
+    fit_mapping(generator, latents.detach()[: len(heads.heads)], settings.seed, settings.mapping_steps)
     run.save(_state(generator, latents, optimiser, step, heads.seeds))
 
 
-def fit_mapping(generator: TriPlaneGenerator, latents: Tensor, seed: int, steps: int = 3000) -> None:
+def fit_mapping(generator: TriPlaneGenerator, latents: Tensor, seed: int, steps: int) -> None:
     """Teach the mapping network to lead the whitened latents back to the latents (heads, w_dim)."""
     torch.manual_seed(seed)
     mapping = generator.backbone.mapping
