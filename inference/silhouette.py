@@ -18,8 +18,9 @@ from .camera import Camera, project
 from .progress import Progress, silent
 
 INSIDE = 0.5  # matte from which a pixel belongs to the person
-OUTLINE_BLUR_PX = 3.0  # of 512; single strands and steps of the matte make no walls
-MARGIN = 0.004  # box units (2 mm) that may stand beyond the outline: the matte's own error
+OUTLINE_BLUR_PX = 5.0  # of 512; single strands and steps of the matte make no walls
+MARGIN = 0.006  # box units (3 mm) that may stand beyond the outline: the matte's own error, and what rounding takes
+ROUNDING = 0.012  # box units: the edge where outline and head meet is a bend of this width, not a crease
 FALL = 2000.0  # density per box unit beyond the outline, as steep as the starter's own surface
 FRAME_MARGIN_PX = 6.0  # of 512; nearer to the photo's edge the matte is not to be trusted
 
@@ -50,8 +51,10 @@ class CarvedField:
 
     def density(self, points: NDArray[np.floating], progress: Progress = silent) -> NDArray[np.float32]:
         """(m,) density at points (m, 3) of the head frame: the field's, or less the farther outside the outline."""
-        density = self._field.density(points, progress)
-        return np.minimum(density, self.level - FALL * (self.distance(points) - MARGIN)).astype(np.float32)
+        own = (self.level - self._field.density(points, progress)) / FALL  # as if it were a distance
+        outline = self.distance(points) - MARGIN
+        bend = np.maximum(ROUNDING - np.abs(own - outline), 0.0)
+        return (self.level - FALL * (np.maximum(own, outline) + bend**2 / (4 * ROUNDING))).astype(np.float32)
 
     def colour(self, points: NDArray[np.floating], progress: Progress = silent) -> NDArray[np.float32]:
         """(m, 3) sRGB at points (m, 3) of the head frame."""
