@@ -14,9 +14,11 @@ from .surface import Mesh
 FloatArray = NDArray[np.floating]
 IntArray = NDArray[np.integer]
 
-PACKING_SIZE = 1024  # texels along a side while packing
+PACKING_SIZE = 1024  # texels along a side of the whole layout, about; finer packing wastes less
+EXPECTED_FILL = 0.5  # share of the layout that islands cover; measured .40 to .45, so the layout comes out larger
+WIDTHS_TRIED = 60
 MAX_PART_FACES = 4000  # half a second, or two on a busy machine; a cancel waits for no more
-PADDING = 6  # texels of PACKING_SIZE between islands: 12 at 2048, enough for the bake to pad by 8 without mixing
+PADDING = 6  # texels between islands: 10 at 2048, so the bake pads by 8 without mixing
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,14 @@ class UnwrappedMesh:
 def unwrap(mesh: Mesh, progress: Progress) -> UnwrappedMesh:
     """Texture coordinates for a closed mesh.
 
-    The sides of the head are laid out one after the other, then packed together: xatlas hears no cancel, and the time
-    it takes for one side grows faster than the number of its faces.
+    The sides of the head are laid out one after the other, then put beside each other: xatlas hears no cancel, and the
+    time it takes for one side grows faster than the number of its faces.
     """
-    uv_of_part, faces_of_part, source_of_part = [], [], []
+    layout = xatlas.PackOptions()
+    layout.padding = PADDING
+    layout.bruteForce = True  # few charts a side: a quarter more of the texture used for little time
+    layout.texels_per_unit = PACKING_SIZE * np.sqrt(EXPECTED_FILL / surface_area(mesh))
+    uv_of_part, faces_of_part, source_of_part, sizes = [], [], [], []
     parts = sides(mesh)
     vertices = 0
     for index, part in enumerate(parts):
@@ -48,34 +54,65 @@ def unwrap(mesh: Mesh, progress: Progress) -> UnwrappedMesh:
         used, corners = np.unique(mesh.faces[part], return_inverse=True)
         atlas = xatlas.Atlas()
         atlas.add_mesh(mesh.vertices[used].astype(np.float32), corners.reshape(-1, 3).astype(np.uint32))
-        atlas.generate()
+        atlas.generate(xatlas.ChartOptions(), layout)
         split, faces, uv = atlas[0]
-        # Laid out alone, each part has a scale of its own; in box units all have the same.
-        uv_of_part.append(uv * np.array([atlas.width, atlas.height]) / atlas.texels_per_unit)
+        size = np.array([atlas.width, atlas.height])
+        uv_of_part.append(uv * size)
+        sizes.append(size + PADDING)
         faces_of_part.append(faces.astype(np.int64) + vertices)
         source_of_part.append(used[split])
         vertices += len(split)
+    corners_px, side = arrange(np.array(sizes))
+    uv = np.concatenate([(part + corner) / side for part, corner in zip(uv_of_part, corners_px, strict=True)])
     source = np.concatenate(source_of_part)
     in_order = np.argsort(np.concatenate(parts))
-    packed, faces, uv = pack(np.concatenate(uv_of_part), np.concatenate(faces_of_part)[in_order])
-    return UnwrappedMesh(Mesh(mesh.vertices[source[packed]], faces), uv, source[packed])
+    return UnwrappedMesh(Mesh(mesh.vertices[source], np.concatenate(faces_of_part)[in_order]), uv, source)
 
 
-def pack(uv: FloatArray, faces: IntArray) -> tuple[IntArray, IntArray, FloatArray]:
-    """Arrange islands, whose size is right but not their place, in the unit square.
+def arrange(sizes: IntArray) -> tuple[FloatArray, float]:
+    """Put rectangles beside each other in the smallest square that this finds.
 
-    Returns: which vertex each new one is, faces, and uv in [0, 1].
+    sizes:   (n, 2) width and height.
+    Returns: (n, 2) lower corner of each, and the square's side.
+
+    Largest first, each as low as it goes (bottom-left rule), for several widths. xatlas would pack all islands anew,
+    and closer, but now and then lays one on another (add_uv_mesh, 0.0.11).
     """
-    packing = xatlas.PackOptions()
-    packing.resolution = PACKING_SIZE
-    packing.padding = PADDING
-    atlas = xatlas.Atlas()
-    atlas.add_uv_mesh(uv.astype(np.float32), faces.astype(np.uint32))
-    atlas.generate(xatlas.ChartOptions(), packing)
-    vertices, faces, uv = atlas[0]
-    # xatlas grows the picture beyond the asked size in one direction; keep texels square.
-    uv = uv * np.array([atlas.width, atlas.height]) / max(atlas.width, atlas.height)
-    return vertices.astype(np.int64), faces.astype(np.int64), uv
+    best: tuple[FloatArray, float] | None = None
+    orders = [
+        np.argsort(-key, kind="stable") for key in (sizes[:, 1], sizes[:, 0], sizes.max(axis=1), sizes.prod(axis=1))
+    ]
+    widest = max(sizes[:, 0].max(), 1.5 * np.sqrt(sizes.prod(axis=1).sum()))  # beyond, the square is too wide anyhow
+    for width in np.linspace(sizes[:, 0].max(), widest, WIDTHS_TRIED):
+        for order in orders:
+            corners = np.zeros(sizes.shape)
+            placed: list[int] = []
+            for index in order:
+                lefts = [0.0, *(corners[other, 0] + sizes[other, 0] for other in placed)]
+                spots = []
+                for left in lefts:
+                    if left + sizes[index, 0] > width and left > 0:
+                        continue
+                    below = [
+                        corners[other, 1] + sizes[other, 1]
+                        for other in placed
+                        if corners[other, 0] < left + sizes[index, 0] and corners[other, 0] + sizes[other, 0] > left
+                    ]
+                    spots.append((max(below, default=0.0), left))
+                corners[index, 1], corners[index, 0] = min(spots)
+                placed.append(index)
+            side = float((corners + sizes).max())
+            if best is None or side < best[1]:
+                best = corners, side
+    assert best is not None
+    return best
+
+
+def surface_area(mesh: Mesh) -> float:
+    """Area of a mesh, square box units."""
+    corners = mesh.vertices[mesh.faces]
+    cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    return float(np.linalg.norm(cross, axis=1).sum() / 2)
 
 
 def sides(mesh: Mesh) -> list[IntArray]:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import trimesh
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.spatial import cKDTree
@@ -27,7 +28,7 @@ from inference.generator import TriPlaneGenerator
 from inference.progress import silent
 from inference.raster import rasterise_view
 from inference.stitching import occlusion_mask, stitch
-from inference.surface import Mesh, extract
+from inference.surface import Mesh, extract, vertex_normals
 from inference.tri_grid import TriGrid
 
 from .dataset import HeadSet
@@ -152,14 +153,9 @@ def measures(mesh: Mesh, field: Field, head: dict[str, NDArray], view: int, came
 
 def sampled(mesh: Mesh, count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """`count` points on a mesh, even by area, and the normals of their faces."""
-    rng = np.random.default_rng(0)
-    corners = mesh.vertices[mesh.faces]
-    cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    area = np.linalg.norm(cross, axis=1)
-    face = rng.choice(len(area), count, p=area / area.sum())
-    root, v = np.sqrt(rng.random((count, 1))), rng.random((count, 1))
-    weights = np.concatenate([1 - root, root * (1 - v), root * v], axis=1)
-    return (corners[face] * weights[..., None]).sum(1), cross[face] / area[face, None]
+    solid = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
+    points, faces = trimesh.sample.sample_surface(solid, count, seed=0)[:2]
+    return np.asarray(points), np.asarray(solid.face_normals)[faces]
 
 
 def was_seen(
@@ -195,16 +191,6 @@ def sheet_row(portrait: NDArray[np.floating], mesh: Mesh, field: Field, camera: 
             pair.append((image * 255).clip(0, 255).astype(np.uint8))
         columns.append(np.concatenate(pair))
     return np.concatenate(columns, axis=1)
-
-
-def vertex_normals(mesh: Mesh) -> NDArray[np.float64]:
-    """(v, 3) unit normals, faces weighing by their area."""
-    corners = mesh.vertices[mesh.faces]
-    cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    normals = np.zeros((len(mesh.vertices), 3))
-    for corner in range(3):
-        np.add.at(normals, mesh.faces[:, corner], cross)
-    return normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
 
 
 if __name__ == "__main__":

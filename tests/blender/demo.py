@@ -138,6 +138,7 @@ def render(bpy: Any, path: Path) -> None:
     scene.cycles.use_denoising = "OPENIMAGEDENOISE" in denoisers  # some builds of Blender lack it
     scene.render.resolution_x = scene.render.resolution_y = PICTURE_PX
     scene.render.resolution_percentage = 100
+    scene.view_settings.view_transform = "Standard"  # the photo's own colours; AgX would grey them
     scene.render.image_settings.file_format = "PNG"
     scene.render.filepath = str(path.resolve())
     bpy.ops.render.render(write_still=True)

@@ -8,7 +8,7 @@ import pytest
 from inference.progress import silent
 from inference.raster import fragments
 from inference.surface import Mesh, extract
-from inference.unwrap import UnwrappedMesh, unwrap
+from inference.unwrap import UnwrappedMesh, arrange, unwrap
 
 from .analytic_fields import AnalyticField, head_on_neck
 
@@ -67,3 +67,14 @@ def test_islands_keep_their_distance(unwrapped: UnwrappedMesh) -> None:
     near_most = ndimage.maximum_filter(texture, 5)
     near_least = ndimage.minimum_filter(np.where(texture > 0, texture, texture.max() + 1), 5)
     assert (near_most[texture > 0] == near_least[texture > 0]).mean() > 0.999
+
+
+def test_rectangles_lie_beside_each_other_in_a_square_that_holds_them() -> None:
+    sizes = np.random.default_rng(0).integers(50, 200, (12, 2))
+    corners, side = arrange(sizes)
+    assert corners.min() >= 0 and (corners + sizes).max() == side
+    for i in range(12):
+        for j in range(i):
+            apart = (corners[i] >= corners[j] + sizes[j]) | (corners[j] >= corners[i] + sizes[i])
+            assert apart.any()
+    assert sizes.prod(axis=1).sum() > 0.7 * side**2
