@@ -81,7 +81,12 @@ def test_a_problem_nobody_foresaw_goes_into_a_log_and_not_onto_the_screen(monkey
 def test_ctrl_c_ends_the_command_cleanly(astronaut, simple_model, tmp_path):
     command = [sys.executable, "-m", "inference", "reconstruct", str(astronaut), "-o", str(tmp_path / "out")]
     process = subprocess.Popen(
-        [*command, "--model", simple_model, "--device", "cpu"], cwd=ROOT, stderr=subprocess.PIPE, text=True
+        [*command, "--model", simple_model, "--device", "cpu"],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Tests started in the background of a shell inherit an ignored Ctrl-C; a user's terminal does not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert process.stderr
     while "Shaping" not in process.stderr.readline():
