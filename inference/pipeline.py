@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from . import encoders
 from .alignment import AlignedPortrait, align
 from .bake import TexturedHead, bake
 from .checkpoints import HeadModel
 from .checkpoints import load as load_head_model
+from .encoders import Inversion, PortraitEncoder, PortraitInput, SeenPlanes, portrait_input
 from .errors import BadOption, DeviceUnavailable, OutOfMemory, is_out_of_memory
 from .face_networks import FACE_WEIGHTS_FOLDER, FaceNetworks, load_face_networks
 from .field import Field
@@ -30,7 +30,7 @@ from .preview import preview_sheet
 from .progress import Progress, Stages, silent
 from .quality import Quality, landmark_nme, matte_iou, visible_share
 from .silhouette import carve
-from .stitching import occlusion_mask, stitch
+from .stitching import SeenSurface, occlusion_mask, seen_surface, stitch
 from .surface import Mesh, extract, height_m, is_watertight, metres_from_head
 from .tri_grid import TriGrid
 from .unwrap import unwrap
@@ -122,9 +122,11 @@ def make_head(photo_path: Path, options: Options, models: Models, stages: Stages
         photo = load_photo(photo_path)
         portrait = align(photo, models.face, step)
     with stages.stage("encode", "Reading the portrait") as step:
-        visible, occluded = encode(portrait, model, step)
-    with stages.stage("stitch", "Joining seen and unseen") as step:
-        mask = occlusion_mask(model.generator, visible, occluded, portrait.camera, step)
+        visible = encode_visible(portrait, models)
+        seen = seen_surface(model.generator, visible, portrait.camera, step)
+    with stages.stage("stitch", "Imagining the unseen side") as step:
+        occluded = encode_occluded(portrait, models, visible, seen)
+        mask = occlusion_mask(model.generator, seen, occluded, portrait.camera, step)
         height, width = photo.rgb.shape[:2]
         field = carve(Field(model.generator, stitch(visible, occluded, mask)), portrait, (height, width))
     with stages.stage("extract", "Shaping the surface") as step:
@@ -142,18 +144,30 @@ def make_head(photo_path: Path, options: Options, models: Models, stages: Stages
     return Reconstruction(portrait, mesh, head, quality)
 
 
-def encode(portrait: AlignedPortrait, model: HeadModel, progress: Progress) -> tuple[TriGrid, TriGrid]:
-    """The head twice: faithful to what the photo shows, and plausible where it shows nothing."""
+def encode_visible(portrait: AlignedPortrait, models: Models) -> TriGrid:
+    """The head, faithful to what the photo shows."""
+    encoder = models.head.visible
+    with torch.no_grad():
+        return _tri_grid(encoder(_given(portrait, models, encoder), models.head.generator), models)
 
-    def tri_grid(encoder: encoders.PortraitEncoder) -> TriGrid:
-        latents = encoders.encode(encoder, portrait.image, portrait.matte, portrait.camera)
-        with torch.no_grad():
-            planes = model.generator.synthesise_planes(latents.w_plus) + latents.residual
-        return TriGrid(planes[0], model.generator.config.box_side)
 
-    visible = tri_grid(model.visible)
-    progress(0.5, "Imagining the unseen side")
-    return visible, tri_grid(model.occluded)
+def encode_occluded(portrait: AlignedPortrait, models: Models, visible: TriGrid, seen: SeenSurface) -> TriGrid:
+    """The head, completed where the photo shows nothing."""
+    encoder = models.head.occluded
+    known = SeenPlanes(visible.planes[None], seen.cells[None])
+    with torch.no_grad():
+        return _tri_grid(encoder(_given(portrait, models, encoder), models.head.generator, known), models)
+
+
+def _given(portrait: AlignedPortrait, models: Models, encoder: PortraitEncoder) -> PortraitInput:
+    template, size = models.face.template.points_head, encoder.config.input_size
+    return portrait_input(
+        portrait.image, portrait.matte, portrait.landmarks, portrait.camera, template, size, models.device
+    )
+
+
+def _tri_grid(made: Inversion, models: Models) -> TriGrid:
+    return TriGrid(made.planes[0], models.head.generator.config.box_side)
 
 
 def portrait_picture(portrait: AlignedPortrait) -> Image.Image:

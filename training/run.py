@@ -87,6 +87,14 @@ class Run:
         return True
 
 
+    def note_check(self, step: int, values: dict[str, float]) -> None:
+        """Write a measurement on held-out heads to `checks.jsonl`."""
+        line = json.dumps({"step": step, "cpu_s": round(time.process_time() - self._cpu), **values})
+        with (self.folder / "checks.jsonl").open("a") as checks:
+            checks.write(line + "\n")
+        print(line, flush=True)
+
+
 def seed_everything(seed: int, step: int) -> np.random.Generator:
     """Seed torch and give numpy's generator; depends on the step, so that a resumed run goes on with new draws."""
     torch.manual_seed(seed + step)

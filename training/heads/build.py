@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from inference.face_networks import FaceNetworks, load_face_networks
+
 from .head import Head, build_head
 from .lighting import sky_visibility
 from .rig import Rig, load_rig
@@ -40,13 +42,13 @@ def draw_head(rig: Rig, seed: int, attempt: int = 0, style: str | None = None) -
     return build_head(rig, rng, style), rng
 
 
-def build_one(rig: Rig, seed: int, folder: Path) -> str:
+def build_one(rig: Rig, seed: int, folder: Path, face: FaceNetworks) -> str:
     """Build, audit and write the head of a seed; returns a line for the log."""
     started = time.process_time()
     rejected = []
     for attempt in range(MOST_ATTEMPTS):
         head, rng = draw_head(rig, seed, attempt)
-        arrays, fault = sample_head(head, seed, rng)
+        arrays, fault = sample_head(head, seed, rng, face)
         if not fault:
             break
         rejected.append(f"{head.look.style}: {fault}")
@@ -61,11 +63,11 @@ def build_one(rig: Rig, seed: int, folder: Path) -> str:
 
 
 def _work(assets: Path, folder: Path, seeds: multiprocessing.Queue, log: multiprocessing.Queue) -> None:
-    rig = load_rig(assets)
+    rig, face = load_rig(assets), load_face_networks()
     while (seed := seeds.get()) is not None:
         if head_path(folder, seed).exists():
             continue
-        log.put(build_one(rig, seed, folder))
+        log.put(build_one(rig, seed, folder, face))
     log.put(None)
 
 
@@ -107,9 +109,9 @@ def contact_sheet(assets: Path, out: Path, seeds: list[int], size: int, styles: 
         visibility = sky_visibility(head, rng)
         row = []
         for azimuth, elevation in SHEET_DIRECTIONS_DEG:
-            image, matte, _ = render_view(head, visibility, azimuth, elevation, np.random.default_rng(seed), size)
-            opacity = matte[..., None] / 255
-            row.append((image * opacity + grey * (1 - opacity)).astype(np.uint8))
+            view = render_view(head, visibility, azimuth, elevation, np.random.default_rng(seed), size)
+            opacity = view.matte[..., None] / 255
+            row.append((view.image * opacity + grey * (1 - opacity)).astype(np.uint8))
         rows.append(np.concatenate(row, 1))
         print(f"{seed:05d} {head.look.style} {head.look.hair_colour}", flush=True)
     Image.fromarray(np.concatenate(rows, 0)).save(out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import scipy.ndimage as ndi
@@ -23,6 +24,7 @@ BoolArray = NDArray[np.bool_]
 
 GRID = VoxelGrid(128, 0.36)  # a little more than the model's box: 2.9 mm voxels
 SKIN, EYE, HAIR = 0, 1, 2
+TINT_OPACITY = 0.75  # of hair colour on skin that is tinted in full
 BUZZ_HEIGHT = 0.006  # box units buzzed hair stands out
 EYE_WHITE = np.array([0.62, 0.60, 0.58], np.float32)  # photographed whites are lit; this is their albedo
 LASH_COLOUR = np.array([0.02, 0.015, 0.012])
@@ -88,6 +90,7 @@ class Head:
     eye_corner_uv: FloatArray
     iris: FloatArray
     hair: HairSolid | None
+    overlay: Any = None
 
     def albedo(self, face: IntArray, weights: FloatArray, points: FloatArray) -> FloatArray:
         """(n, 3) linear RGB at points (n, 3) of faces (n,) with barycentric weights (n, 3)."""
@@ -106,6 +109,15 @@ class Head:
             colours[on_hair] = 0.6 * strands + 0.4 * smooth
         return colours
 
+    def materials(self, face: IntArray, weights: FloatArray, points: FloatArray) -> FloatArray:
+        """(n, 2) share of hair and of skin in the albedo at the same places; clothes and eyes are neither."""
+        shares = np.zeros((len(face), 2), np.float32)
+        part = self.part[face]
+        on_skin = part == SKIN
+        shares[on_skin] = _skin_materials(self.paint, face[on_skin], weights[on_skin], points[on_skin])
+        shares[part == HAIR, 0] = 1
+        return shares
+
 
 def _skin_albedo(paint: SkinPaint, face: IntArray, weights: FloatArray, points: FloatArray) -> FloatArray:
     uv = (paint.corner_uv[face] * weights[..., None]).sum(1)
@@ -118,12 +130,23 @@ def _skin_albedo(paint: SkinPaint, face: IntArray, weights: FloatArray, points: 
     albedo = albedo + (paint.bare - albedo) * 0.95 * share(paint.scalp)
     tint = share(paint.tint)
     grain = np.exp(sample_texture(_grain(), uv) * np.clip(1.3 * tint, 0, 1))
-    albedo = albedo * (1 - 0.75 * tint) + 0.9 * paint.hair_colour * 0.75 * tint * grain
+    albedo = albedo * (1 - TINT_OPACITY * tint) + 0.9 * paint.hair_colour * TINT_OPACITY * tint * grain
     lash = 0.8 * share(paint.lash_line)
     albedo = albedo * (1 - lash) + LASH_COLOUR * lash
-    edge = paint.neckline - paint.neckline_slope * (points[:, 2] + 0.05)
-    shirt = ramp(0, NECKLINE_SOFTNESS, edge - points[:, 1])[:, None]
+    shirt = _shirt_share(paint, points)
     return albedo * (1 - shirt) + paint.shirt * shirt
+
+
+def _shirt_share(paint: SkinPaint, points: FloatArray) -> FloatArray:
+    """(n, 1) 1 below the neckline."""
+    edge = paint.neckline - paint.neckline_slope * (points[:, 2] + 0.05)
+    return ramp(0, NECKLINE_SOFTNESS, edge - points[:, 1])[:, None]
+
+
+def _skin_materials(paint: SkinPaint, face: IntArray, weights: FloatArray, points: FloatArray) -> FloatArray:
+    """(n, 2) share of hair (shaved, stubble, roots) and of bare skin."""
+    hair = TINT_OPACITY * (paint.tint[paint.faces[face]] * weights).sum(1)[:, None]
+    return np.concatenate([hair, 1 - hair], 1) * (1 - _shirt_share(paint, points))
 
 
 @lru_cache(maxsize=1)

@@ -1,0 +1,67 @@
+"""A quick look at held-out heads while training goes on: errors at points, seen and hidden apart, without any mesh."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from inference.encoders import PortraitEncoder, SeenPlanes
+from inference.generator import DISTANCE_UNIT, TriPlaneGenerator
+
+from .dataset import Batch, HeadSet
+from .losses import COLOUR_BAND, normal_loss
+from .visibility import seen_by, seen_planes
+
+HEADS, VIEWS = 16, 3  # held-out heads, and the first views of each: seen from 0, 30 and 60 degrees
+POINTS, SURFACE_POINTS = 8000, 4000
+NECK = -0.27  # box units: below it are neck and shoulders, which the product cuts off
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What is measured: an encoder's tri-grids; with `first`, the encoder it completes, the two stitched."""
+
+    generator: TriPlaneGenerator
+    encoder: PortraitEncoder
+    first: PortraitEncoder | None = None
+
+
+def validate(what: Validation, held_out: HeadSet) -> dict[str, float]:
+    """Means over heads and views: distance and colour errors, IoU of the head, error of normals, by what the view saw.
+
+    Distances are in `DISTANCE_UNIT`, colours in [0, 1].
+    """
+    rng = np.random.default_rng(1)
+    noise = torch.Generator().manual_seed(1)
+    rows = []
+    with torch.no_grad():
+        for index in range(min(HEADS, len(held_out.heads))):
+            for view in range(VIEWS):
+                rows.append(_measure(what, held_out.batch_of(index, view, POINTS, SURFACE_POINTS, rng), noise))
+    return {name: round(float(np.nanmean([row[name] for row in rows])), 5) for name in rows[0]} if rows else {}
+
+
+def _measure(what: Validation, batch: Batch, noise: torch.Generator) -> dict[str, float]:
+    generator, given = what.generator, batch.views.given
+    seen: SeenPlanes | None = None
+    if what.first is not None:
+        seen = seen_planes(generator, what.first, batch)
+    planes = what.encoder(given, generator, seen).planes
+    if seen is not None:
+        planes = torch.lerp(planes, seen.planes, seen.visibility[:, :, None])
+    points = batch.points
+    distance, colour = generator.query_distance(planes, points.points)
+    error = (distance - points.distance).clamp(-DISTANCE_UNIT, DISTANCE_UNIT).abs() / DISTANCE_UNIT
+    shade = (colour - points.colour).abs().mean(dim=-1)
+    shown = seen_by(batch.views, points.points) > 0
+    band = points.distance.abs() < COLOUR_BAND
+    head = points.points[..., 1] > NECK
+    inside, truth = (distance < 0) & head, (points.distance < 0) & head
+    values = {"IoU": ((inside & truth).sum() / (inside | truth).sum()).item()}
+    for side, rows in (("seen", shown), ("hidden", ~shown)):
+        values[f"distance {side}"] = error[rows & band & head].mean().item()
+        values[f"colour {side}"] = shade[rows & band & head].mean().item()
+    values["normal"] = normal_loss(generator, planes, batch.surface, noise).item()
+    return values
