@@ -139,7 +139,9 @@ class PlaneLift(nn.Module):
         self.known: nn.Conv2d | None = None
         if config.completes:
             self.known = nn.Conv2d(out_channels + generator.planes_depth, width, 3, 1, 1)
+            assert self.known.bias is not None
             nn.init.zeros_(self.known.weight)
+            nn.init.zeros_(self.known.bias)
         self.refine = nn.ModuleList([nn.Conv2d(width, width, 3, 1, 1) for _ in range(2)])
         self.heads = nn.ModuleList([nn.Conv2d(width, out_channels, 3, 1, 1) for _ in range(3)])
         for head in self.heads:

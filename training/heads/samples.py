@@ -28,10 +28,10 @@ FloatArray = NDArray[np.floating]
 IntArray = NDArray[np.integer]
 
 BOX_HALF = 0.35  # the starter model's box, box units
-SURFACE_CANDIDATES = 150_000  # points on all surfaces, of which those in sight are kept
-SURFACE_POINTS = 30_000
-NEAR = ((28_000, 0.006), (16_000, 0.023))  # number of points and their spread about the surface
-UNIFORM_POINTS = 16_000
+SURFACE_CANDIDATES = 90_000  # points on all surfaces, of which those in sight are kept
+SURFACE_POINTS = 24_000
+NEAR = ((20_000, 0.006), (11_000, 0.023))  # number of points and their spread about the surface
+UNIFORM_POINTS = 11_000
 FARTHEST = 0.06  # distances are cut here
 PLANE_RANGE = 0.008  # box units within which the tangent plane is nearer the truth than the nearest sample
 SIGHT_RAYS = 7  # tries to see the outside from a surface point
