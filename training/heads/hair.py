@@ -16,7 +16,7 @@ from skimage.measure import marching_cubes
 from .assets import ALPHA_CUT, IntArray, linear_from_srgb, sample_texture, scatter_on_mesh
 from .body import HeadFrame
 from .people import Person
-from .rays import VoxelGrid
+from .rays import VoxelGrid, closing, grow, shrink
 from .rig import Rig, ramp
 
 FloatArray = NDArray[np.floating]
@@ -72,25 +72,35 @@ STRAY_COUNT = 0.2  # points per voxel, blurred, that make a hair voxel
 SMALLEST_LOCK = 150  # voxels; less floats in the air
 SURFACE_LEVEL = 0.42  # of the blurred solid; below half keeps thin locks
 GAP_CLOSED = 5  # voxels between hair and head that are filled
+NEAR_HAIR = 3  # voxels about hair where gaps are filled
+BLOCK_MARGIN = 8  # voxels about the hair's bounding box: closing and blurring reach no farther
+COLOUR_DEPTH = 3  # voxels below the surface whose colours still count
 
 
 @dataclass(frozen=True)
 class HairPoints:
-    """points (n, 3) and their colours (n, 3)."""
+    """points (n, 3), their colours (n, 3), and is_hair (n,): 1 for hair, 0 for the cloth of headwear and collars."""
 
     points: FloatArray
     colours: FloatArray
+    is_hair: FloatArray
 
 
 @dataclass(frozen=True)
 class HairSolid:
-    """Closed surface of the hair: vertices (v, 3), faces (f, 3), voxels, and the points for colour look-up."""
+    """Closed surface of hair and cloth: vertices (v, 3), faces (f, 3), voxels, and the points for look-ups.
+
+    colours, hair_share:               (p, 3), (p,) at the points of `tree`; a share of 1 is hair, 0 is cloth.
+    vertex_colours, vertex_hair_share: (v, 3), (v,) the same on vertices, smoothed.
+    """
 
     vertices: FloatArray
     faces: IntArray
     voxels: BoolArray
     colours: FloatArray
     vertex_colours: FloatArray
+    hair_share: FloatArray
+    vertex_hair_share: FloatArray
     tree: cKDTree
 
 
@@ -163,7 +173,7 @@ def card_hair(
     wave, frequency = rng.uniform(0, 0.012), rng.uniform(3, 8)
     for axis in range(3):
         points[:, axis] += wave * noise(points, frequency, 2, rng)
-    return HairPoints(points.astype(np.float32), (colour * brightness[:, None]).astype(np.float32))
+    return _as_hair(points, colour * brightness[:, None])
 
 
 def _draw_growth(style: str, rng: np.random.Generator) -> Growth:
@@ -268,7 +278,7 @@ def strand_hair(
         points.append(bun + ball * rng.uniform(0.05, 0.075) * np.array([1.1, 0.9, 0.8]) * layers)
         winding = 1 + 0.35 * np.sin(3 * np.arctan2(ball[:, 1:2], ball[:, :1]) + 9 * ball[:, 2:])
         colours.append(colour * winding * np.exp(rng.normal(0, 0.15, (16_000, 1))))
-    return HairPoints(np.concatenate(points).astype(np.float32), np.concatenate(colours).astype(np.float32))
+    return _as_hair(np.concatenate(points), np.concatenate(colours))
 
 
 def _falling(
@@ -305,7 +315,7 @@ def full_beard(
         tips = tips + (outward * 0.35 + np.array([0, -0.6, 0.15])) * length / steps
         points.append(tips)
         colours.append(colour * shade * (0.85 + 0.1 * step))
-    return HairPoints(np.concatenate(points).astype(np.float32), np.concatenate(colours).astype(np.float32))
+    return _as_hair(np.concatenate(points), np.concatenate(colours))
 
 
 def keep_face_free(hair: HairPoints, rng: np.random.Generator) -> HairPoints:
@@ -314,12 +324,20 @@ def keep_face_free(hair: HairPoints, rng: np.random.Generator) -> HairPoints:
     x, y, z = hair.points.T
     inside = (x / half_width) ** 2 + ((y - eyes) / (top - eyes)) ** 2 * (y > eyes) < 1
     kept = ~(inside & (z > 0.085) & (y > -0.4))
-    return HairPoints(hair.points[kept], hair.colours[kept])
+    return HairPoints(hair.points[kept], hair.colours[kept], hair.is_hair[kept])
 
 
 def join(parts: list[HairPoints]) -> HairPoints:
     """All points in one."""
-    return HairPoints(np.concatenate([part.points for part in parts]), np.concatenate([part.colours for part in parts]))
+    return HairPoints(
+        np.concatenate([part.points for part in parts]),
+        np.concatenate([part.colours for part in parts]),
+        np.concatenate([part.is_hair for part in parts]),
+    )
+
+
+def _as_hair(points: FloatArray, colours: FloatArray) -> HairPoints:
+    return HairPoints(points.astype(np.float32), colours.astype(np.float32), np.ones(len(points), np.float32))
 
 
 def solidify(hair: HairPoints, body: BoolArray, grid: VoxelGrid) -> HairSolid | None:
@@ -328,40 +346,61 @@ def solidify(hair: HairPoints, body: BoolArray, grid: VoxelGrid) -> HairSolid | 
     body: (count, count, count) voxels of the head.
     """
     inside = (np.abs(hair.points) < grid.half * 0.995).all(1)
-    points, colours = hair.points[inside], hair.colours[inside]
-    voxel = grid.index(points)
-    flat = np.ravel_multi_index(tuple(voxel.T), body.shape)
-    count = np.bincount(flat, minlength=body.size).reshape(body.shape)
-    dense = ndi.gaussian_filter(np.minimum(count, 2).astype(np.float32), 0.9) > STRAY_COUNT
+    points, colours, is_hair = hair.points[inside], hair.colours[inside], hair.is_hair[inside]
+    if len(points) == 0:
+        return None
+    # Only the block of voxels about the hair is worked on.
+    low, high = grid.index(np.stack([points.min(0), points.max(0)]))
+    block = tuple(slice(max(0, a - BLOCK_MARGIN), b + BLOCK_MARGIN + 1) for a, b in zip(low, high, strict=True))
+    head = body[block]
+    origin = np.array([part.start for part in block])
+    flat = np.ravel_multi_index(tuple((grid.index(points) - origin).T), head.shape)
+    count = np.bincount(flat, minlength=head.size).reshape(head.shape)
+    dense = _blur(np.minimum(count, 2), 0.9) > STRAY_COUNT
     locks, lock_count = ndi.label(dense)
     sizes = np.bincount(locks.ravel(), minlength=lock_count + 1)
     dense &= sizes[locks] >= SMALLEST_LOCK
     if not dense.any():
         return None
-    closed = _close(dense | body, GAP_CLOSED)
-    near_hair = ndi.uniform_filter(ndi.uniform_filter(dense.astype(np.float32), 5), 3) > 0.15
-    voxels = dense | (closed & ~body & near_hair)
-    voxels &= ndi.binary_opening(voxels | body)  # drops and threads thinner than 3 voxels
-    smooth = np.pad(ndi.gaussian_filter(voxels.astype(np.float32), 1.0), 1)
+    covered = closing(dense | head, GAP_CLOSED) & grow(dense, NEAR_HAIR)
+    filled = dense | (covered & ~head)
+    filled &= grow(shrink(filled | head, 1), 1)  # drops and threads thinner than 3 voxels
+    smooth = np.pad(_blur(filled, 1.0), 1)
     vertices, faces, _, _ = marching_cubes(smooth, SURFACE_LEVEL)
-    vertices = (((vertices - 1 + 0.5) / grid.count * 2 - 1) * grid.half).astype(np.float32)
+    vertices = (((vertices - 1 + origin + 0.5) / grid.count * 2 - 1) * grid.half).astype(np.float32)
+
+    # Colours are looked up on the surface only: points deep inside would make the tree slow.
+    rim = (filled & ~shrink(filled | head, COLOUR_DEPTH)) | (grow(filled, 1) & ~filled)
+    on_rim = rim.ravel()[flat]
+    points, colours, is_hair = points[on_rim], colours[on_rim], is_hair[on_rim]
     fine = VoxelGrid(2 * grid.count, grid.half)
     # One point per half voxel, with the mean colour there, is all a picture can show, and makes look-ups quick.
     cells = np.ravel_multi_index(tuple(fine.index(points).T), (fine.count,) * 3)
     _, chosen, cell_of, members = np.unique(cells, return_index=True, return_inverse=True, return_counts=True)
-    colours = np.stack([np.bincount(cell_of, channel) for channel in colours.T], 1) / members[:, None]
-    tree, colours = cKDTree(points[chosen]), colours.astype(np.float32)
+
+    def mean(values: FloatArray) -> FloatArray:
+        return (np.bincount(cell_of, values) / members).astype(np.float32)
+
+    tree = cKDTree(points[chosen], balanced_tree=False, compact_nodes=False)
+    colours, hair_share = np.stack([mean(channel) for channel in colours.T], 1), mean(is_hair)
     nearest = tree.query(vertices, k=3)[1]
-    return HairSolid(vertices, faces[:, ::-1].astype(np.int32), voxels, colours, colours[nearest].mean(1), tree)
+    voxels = np.zeros_like(body)
+    voxels[block] = filled
+    return HairSolid(
+        vertices=vertices,
+        faces=faces[:, ::-1].astype(np.int32),
+        voxels=voxels,
+        colours=colours,
+        vertex_colours=colours[nearest].mean(1),
+        hair_share=hair_share,
+        vertex_hair_share=hair_share[nearest].mean(1),
+        tree=tree,
+    )
 
 
-def _close(solid: BoolArray, voxels: int) -> BoolArray:
-    """Morphological closing with a ball of the given radius: distances are quicker than repeated dilation."""
-    padded = np.pad(solid, voxels + 1)
-    grown = ndi.distance_transform_edt(~padded) <= voxels
-    shrunk = ndi.distance_transform_edt(grown) > voxels
-    inner = slice(voxels + 1, -voxels - 1)
-    return shrunk[inner, inner, inner] | solid
+def _blur(voxels: NDArray, sd: float) -> FloatArray:
+    """Gaussian blur in float32; the tails beyond 2.5 sd would only cost time."""
+    return ndi.gaussian_filter(voxels.astype(np.float32), sd, truncate=2.5)
 
 
 def _unit(vectors: FloatArray) -> FloatArray:

@@ -13,7 +13,7 @@ from . import hair as hair_module
 from .assets import IntArray, linear_from_srgb, sample_texture
 from .hair import HairSolid
 from .people import Person, draw_person
-from .rays import RayScene, VoxelGrid, solid_voxels
+from .rays import RayScene, VoxelGrid, closing, fill_holes, grow, solid_voxels
 from .rig import Rig, ramp
 from .skin import skin_texture
 from .subdivision import vertex_normals
@@ -249,17 +249,17 @@ def _body_voxels(rig: Rig, skin: FloatArray, eyeballs: FloatArray) -> BoolArray:
     low, high = GRID.index(np.array([[-0.08, rig.mouth_height - 0.06, -0.04], [0.08, rig.mouth_height + 0.12, 0.24]]))
     mouth = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
     solid[mouth] |= np.maximum.accumulate(solid[mouth][..., ::-1], axis=2)[..., ::-1]
-    return ndi.binary_fill_holes(solid)
+    return fill_holes(solid)
 
 
 def _fill_pockets(solid: BoolArray) -> BoolArray:
     """Fill air nobody can see: enclosed but for pinholes, or ringed by hair and neck in a level slice."""
-    sealed = ndi.binary_closing(np.pad(solid, 3), iterations=2)[3:-3, 3:-3, 3:-3] | solid
-    filled = ndi.binary_fill_holes(sealed)
+    sealed = closing(np.pad(solid, 3), 2)[3:-3, 3:-3, 3:-3] | solid
+    filled = fill_holes(sealed)
     lowest = GRID.index(np.array([[0, -0.10, 0]]))[0, 1]  # above the jaw, slices cut through ears and mouth
     for level in range(lowest):
-        filled[:, level] = ndi.binary_fill_holes(filled[:, level])
-    enclosed = ndi.binary_dilation(filled & ~sealed, iterations=3)  # back to the walls that sealing thickened
+        filled[:, level] = fill_holes(filled[:, level])
+    enclosed = grow(filled & ~sealed, 3)  # back to the walls that sealing thickened
     return solid | (enclosed & filled)
 
 
