@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from . import hair as hair_module
 from .assets import IntArray, linear_from_srgb, sample_texture
 from .hair import HairSolid
+from .headwear import Bust, draw_collar, draw_headwear, put_on
+from .headwear import collar as collar_points
 from .people import Person, draw_person
-from .rays import RayScene, VoxelGrid, solid_voxels
+from .rays import RayScene, VoxelGrid, closing, fill_holes, grow, solid_voxels
 from .rig import Rig, ramp
 from .skin import skin_texture
 from .subdivision import vertex_normals
@@ -47,6 +49,8 @@ class Look:
     hair_colour: str
     beard: float  # 0 none, .25 and .5 stubble, 1 full
     iris: str
+    headwear: str  # '' for none
+    collar: str  # '' for none
 
 
 @dataclass(frozen=True)
@@ -157,8 +161,14 @@ def _grain() -> FloatArray:
     return (0.30 * fine / fine.std() + 0.12 * soft / soft.std()).astype(np.float32)[..., None]
 
 
-def build_head(rig: Rig, rng: np.random.Generator, style: str | None = None) -> Head:
-    """A head at random; `style` forces one of `hair.STYLES`."""
+def build_head(
+    rig: Rig,
+    rng: np.random.Generator,
+    style: str | None = None,
+    headwear: str | None = None,
+    collar: str | None = None,
+) -> Head:
+    """A head at random; `style`, `headwear` and `collar` force one of `hair.STYLES`, `HEADWEAR` and `COLLARS`."""
     person = draw_person(rig.body.slider_names, rng)
     base_vertices = rig.body.vertices(person)
     frame = rig.body.head_frame(base_vertices)
@@ -166,21 +176,32 @@ def build_head(rig: Rig, rng: np.random.Generator, style: str | None = None) -> 
     normals = vertex_normals(skin, rig.faces)
     drawn_style = hair_module.draw_style(person, rng)
     style = style or drawn_style
-    colour_name, colour = hair_module.draw_colour(person, rng)
+    dye = hair_module.draw_dye(person, rng)
+    colour = dye.base
     beard = float(rng.choice([0, 0.25, 0.5, 1], p=[0.42, 0.25, 0.15, 0.18])) if person.is_male else 0.0
     texture = skin_texture(rig, person, colour, rng)
 
-    parts = []
-    if style in rig.hair_cards:
-        parts.append(hair_module.card_hair(rig, style, base_vertices, frame, colour, rng))
-    elif style.startswith("strands_"):
-        parts.append(hair_module.strand_hair(rig, style, skin, normals, colour, rng))
-    if parts and rng.random() < 0.92:
-        parts = [hair_module.keep_face_free(part, rng) for part in parts]
+    drawn_headwear, drawn_collar = draw_headwear(person.is_male, rng), draw_collar(person.is_male, rng)
+    headwear = drawn_headwear if headwear is None else headwear
+    collar = drawn_collar if collar is None else collar
+    if headwear == "headscarf":
+        collar = ""  # it covers the neck
+    shirt, neckline, neckline_slope = _draw_shirt(rng), rng.uniform(-0.335, -0.27), rng.uniform(0.2, 0.7)
+    bust, parts, padding = Bust(rig, skin, normals), [], np.zeros(len(skin), np.float32)
+    if collar:
+        cloth, padding = collar_points(collar, bust, neckline, neckline_slope, shirt, rng)
+        parts.append(cloth)
+    hairdo = hair_module.dress(rig, style, base_vertices, frame, skin, normals, padding, dye, rng)
+    strands = hairdo.points
+    if headwear:
+        cloth, strands = put_on(headwear, strands, bust, rng)
+        parts.append(cloth)
+    if strands is not None:
+        parts.append(strands)
     if beard == 1:
         parts.append(hair_module.full_beard(rig, skin, normals, colour, rng))
 
-    tint = _hair_tint(rig, skin, style, beard, rng)
+    tint = _hair_tint(rig, skin, hairdo.tint, beard, rng)
     if style == "buzz":
         skin = skin + normals * (rig.hairline * BUZZ_HEIGHT * (1 + 0.3 * hair_module.noise(skin, 30, 2, rng)))[:, None]
     eyeballs = frame(rig.eyes.fit(base_vertices))
@@ -200,11 +221,11 @@ def build_head(rig: Rig, rng: np.random.Generator, style: str | None = None) -> 
         tint=tint,
         lash_line=rig.lash_line,
         hair_colour=colour.astype(np.float32),
-        shirt=_draw_shirt(rng),
-        neckline=rng.uniform(-0.335, -0.27),
-        neckline_slope=rng.uniform(0.2, 0.7),
+        shirt=shirt,
+        neckline=neckline,
+        neckline_slope=neckline_slope,
     )
-    look = Look(style, colour_name, beard, iris)
+    look = Look(style, dye.name, beard, iris, headwear, collar)
     return _assemble(rig, person, look, skin, eyeballs, hair, solid, solid & ~union, paint)
 
 
@@ -244,14 +265,10 @@ def _assemble(
     )
 
 
-def _hair_tint(rig: Rig, skin: FloatArray, style: str, beard: float, rng: np.random.Generator) -> FloatArray:
+def _hair_tint(rig: Rig, skin: FloatArray, scalp: FloatArray, beard: float, rng: np.random.Generator) -> FloatArray:
     """(v,) how much hair colour shows on the skin."""
     patchy = np.clip(0.5 + 0.5 * hair_module.noise(skin, 9, 3, rng), 0, 1)
-    tint = np.zeros(len(skin), np.float32)
-    if style == "buzz":
-        tint = rig.hairline * rng.uniform(0.7, 1.1) * (0.75 + 0.25 * patchy)
-    elif style not in ("bald", "strands_receding"):
-        tint = rig.hairline * 0.8
+    tint = scalp
     if beard > 0:
         tint = np.maximum(tint, rig.beard * min(beard, 0.5) * 1.1 * (0.6 + 0.4 * patchy))
     if beard == 1:
@@ -272,17 +289,17 @@ def _body_voxels(rig: Rig, skin: FloatArray, eyeballs: FloatArray) -> BoolArray:
     low, high = GRID.index(np.array([[-0.08, rig.mouth_height - 0.06, -0.04], [0.08, rig.mouth_height + 0.12, 0.24]]))
     mouth = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
     solid[mouth] |= np.maximum.accumulate(solid[mouth][..., ::-1], axis=2)[..., ::-1]
-    return ndi.binary_fill_holes(solid)
+    return fill_holes(solid)
 
 
 def _fill_pockets(solid: BoolArray) -> BoolArray:
     """Fill air nobody can see: enclosed but for pinholes, or ringed by hair and neck in a level slice."""
-    sealed = ndi.binary_closing(np.pad(solid, 3), iterations=2)[3:-3, 3:-3, 3:-3] | solid
-    filled = ndi.binary_fill_holes(sealed)
+    sealed = closing(np.pad(solid, 3), 2)[3:-3, 3:-3, 3:-3] | solid
+    filled = fill_holes(sealed)
     lowest = GRID.index(np.array([[0, -0.10, 0]]))[0, 1]  # above the jaw, slices cut through ears and mouth
     for level in range(lowest):
-        filled[:, level] = ndi.binary_fill_holes(filled[:, level])
-    enclosed = ndi.binary_dilation(filled & ~sealed, iterations=3)  # back to the walls that sealing thickened
+        filled[:, level] = fill_holes(filled[:, level])
+    enclosed = grow(filled & ~sealed, 3)  # back to the walls that sealing thickened
     return solid | (enclosed & filled)
 
 
