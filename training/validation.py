@@ -10,7 +10,7 @@ import torch
 from inference.encoders import PortraitEncoder, SeenPlanes
 from inference.generator import DISTANCE_UNIT, TriPlaneGenerator
 
-from .dataset import Batch, HeadSet
+from .dataset import Arrays, Batch, HeadSet
 from .losses import COLOUR_BAND, normal_loss
 from .visibility import seen_by, seen_planes
 
@@ -39,11 +39,12 @@ def validate(what: Validation, held_out: HeadSet) -> dict[str, float]:
     with torch.no_grad():
         for index in range(min(HEADS, len(held_out.heads))):
             for view in range(VIEWS):
-                rows.append(_measure(what, held_out.batch_of(index, view, POINTS, SURFACE_POINTS, rng), noise))
+                batch = held_out.batch_of(index, view, POINTS, SURFACE_POINTS, rng)
+                rows.append(_measure(what, batch, noise, held_out.heads[index]))
     return {name: round(float(np.nanmean([row[name] for row in rows])), 5) for name in rows[0]} if rows else {}
 
 
-def _measure(what: Validation, batch: Batch, noise: torch.Generator) -> dict[str, float]:
+def _measure(what: Validation, batch: Batch, noise: torch.Generator, head: Arrays) -> dict[str, float]:
     generator, given = what.generator, batch.views.given
     seen: SeenPlanes | None = None
     if what.first is not None:
@@ -58,7 +59,10 @@ def _measure(what: Validation, batch: Batch, noise: torch.Generator) -> dict[str
     shown = seen_by(batch.views, points.points) > 0
     band = points.distance.abs() < COLOUR_BAND
     head = points.points[..., 1] > NECK
-    inside, truth = (distance < 0) & head, (points.distance < 0) & head
+    even = torch.from_numpy(head["uniform_points"].astype(np.float32))
+    above = even[:, 1] > NECK
+    inside = (generator.query_distance(planes, even[None])[0][0] < 0) & above
+    truth = torch.from_numpy(head["uniform_distance"] < 0) & above
     values = {"IoU": ((inside & truth).sum() / (inside | truth).sum()).item()}
     for side, rows in (("seen", shown), ("hidden", ~shown)):
         values[f"distance {side}"] = error[rows & band & head].mean().item()

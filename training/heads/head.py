@@ -117,9 +117,11 @@ class Head:
         """(n, 2) share of hair and of skin in the albedo at the same places; clothes and eyes are neither."""
         shares = np.zeros((len(face), 2), np.float32)
         part = self.part[face]
-        on_skin = part == SKIN
+        on_skin, on_hair = part == SKIN, part == HAIR
         shares[on_skin] = _skin_materials(self.paint, face[on_skin], weights[on_skin], points[on_skin])
-        shares[part == HAIR, 0] = 1
+        if on_hair.any() and self.hair is not None:
+            corners = self.hair.faces[face[on_hair] - self.first_face[HAIR]]
+            shares[on_hair, 0] = (self.hair.vertex_hair_share[corners] * weights[on_hair]).sum(1)
         return shares
 
 
