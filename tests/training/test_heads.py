@@ -16,10 +16,12 @@ for _package in ("anny", "embreex", "numba"):
 
 from inference.camera import camera_from_vector, orbit_camera, project
 from training.heads.build import build_one, draw_head, head_path
-from training.heads.hair import STYLES
+from training.heads.hair import HIDDEN_TAILS, STYLES, HairPoints, over_ears, solidify
+from training.heads.head import HAIR, build_head
+from training.heads.headwear import COLLARS, HEADWEAR
 from training.heads.people import mean_person
 from training.heads.raster import rasterise
-from training.heads.rays import RayScene, VoxelGrid, solid_voxels
+from training.heads.rays import RayScene, VoxelGrid, closing, fill_holes, grow, solid_voxels
 from training.heads.rig import Rig, load_rig
 from training.heads.samples import (
     BOX_HALF,
@@ -117,13 +119,71 @@ def test_a_head_with_an_empty_skull_is_rejected():
     assert "sides" in audit(points, ball_and_neck, agreement=0.8)
 
 
-def test_most_hair_is_short_and_knots_are_rare():
-    numbers = np.array(list(STYLES.values()), float)
-    share = dict(zip(STYLES, (numbers / numbers.sum(0)).mean(1), strict=True))
-    knots = share["ponytail01"] + share["braid01"] + share["strands_bun"]
-    long = sum(share[name] for name in STYLES if "long" in name or "bob" in name or "afro" in name)
-    assert knots < 0.03
-    assert 0.5 < 1 - long - knots < 0.7
+def style_share() -> dict[str, float]:
+    """Of heads in all, men and women in equal numbers."""
+    numbers = np.array([(style.men, style.women) for style in STYLES.values()])
+    return dict(zip(STYLES, (numbers / numbers.sum(0)).mean(1), strict=True))
+
+
+def test_somewhat_more_than_half_of_all_hair_is_short_and_hidden_tails_are_rare():
+    share = style_share()
+    assert len(STYLES) >= 30
+    assert sum(share[name] for name in HIDDEN_TAILS) <= 0.04
+    long = ("long", "bob", "lob", "coily", "layered", "shag", "half_up", "afro_large", "afro01", "bun", "knot", "tail")
+    medium_or_long = sum(share[name] for name in STYLES if any(word in name for word in (*long, "braid")))
+    assert 0.40 < medium_or_long < 0.50
+
+
+def test_a_closing_fills_a_narrow_gap_and_keeps_a_wide_one():
+    walls = np.zeros((40, 24, 24), bool)
+    walls[[0, 1, 2, 3, 9, 10, 11, 12, 36, 37, 38, 39]] = True  # gaps of 5 and of 23 voxels
+    closed = closing(walls, 3)
+    assert closed[4:9].all() and not closed[16:33].any()
+    assert (closed >= walls).all()
+
+
+def test_growing_makes_about_a_ball():
+    point = np.zeros((31, 31, 31), bool)
+    point[15, 15, 15] = True
+    x, y, z = np.nonzero(grow(point, 8))
+    radius = np.sqrt((x - 15.0) ** 2 + (y - 15.0) ** 2 + (z - 15.0) ** 2)
+    assert len(x) == pytest.approx(4 / 3 * np.pi * 8**3, rel=0.15)
+    assert 8 <= radius.max() < 9.2
+
+
+def test_only_air_without_a_way_out_is_filled():
+    shell = np.zeros((9, 9, 9), bool)
+    shell[2:7, 2:7, 2:7] = True
+    shell[4, 4, 4] = False
+    assert fill_holes(shell)[4, 4, 4] and fill_holes(shell).sum() == 5**3
+    shell[4, 4, 5:] = False  # a tunnel to the outside
+    assert not fill_holes(shell)[4, 4, 4]
+
+
+def cloth_and_hair(count: int = 40_000) -> HairPoints:
+    """A ball of hair with a cap of cloth from y = 0.05 upwards."""
+    rng = np.random.default_rng(0)
+    directions = rng.normal(size=(count, 3))
+    points = directions / np.linalg.norm(directions, axis=1, keepdims=True) * rng.uniform(0.14, 0.17, (count, 1))
+    is_cloth = points[:, 1] > 0.05
+    colours = np.where(is_cloth[:, None], [[0.8, 0.1, 0.1]], [[0.1, 0.1, 0.1]])
+    return HairPoints(points.astype(np.float32), colours.astype(np.float32), (~is_cloth).astype(np.float32))
+
+
+def test_a_solid_of_hair_points_is_closed_and_knows_its_cloth():
+    import trimesh
+
+    grid = VoxelGrid(128, 0.36)
+    x, y, z = np.meshgrid(grid.centres, grid.centres, grid.centres, indexing="ij")
+    solid = solidify(cloth_and_hair(), x**2 + y**2 + z**2 < 0.13**2, grid)
+    assert solid is not None
+    assert trimesh.Trimesh(solid.vertices, solid.faces, process=False).is_watertight
+    radius = np.linalg.norm(solid.vertices, axis=1)
+    outer = radius > 0.15
+    assert np.median(radius[outer]) == pytest.approx(0.17, abs=0.006)  # a voxel
+    assert (solid.vertex_hair_share[outer & (solid.vertices[:, 1] > 0.06)] < 0.1).all()
+    assert (solid.vertex_hair_share[outer & (solid.vertices[:, 1] < 0.04)] > 0.9).all()
+    assert len(solid.hair_share) == len(solid.colours) == solid.tree.n
 
 
 @needs_assets
@@ -139,6 +199,54 @@ def test_the_subjects_left_ear_is_at_positive_x_and_the_nose_in_front(rig: Rig):
     np.testing.assert_allclose(nose, [0, -0.1, 0.24], atol=0.03)
     eyes = frame(rig.eyes.fit(mean))
     np.testing.assert_allclose(eyes[eyes[:, 0] > 0].mean(0), [0.06, -0.02, 0.173], atol=0.012)
+
+
+@needs_assets
+@pytest.mark.parametrize("style", ["buzz_long", "undercut", "curly_short", "long_behind_ears"])
+def test_ears_are_free_in_short_and_tucked_styles(rig: Rig, style: str):
+    head = build_head(rig, np.random.default_rng(3), style, headwear="", collar="")
+    assert head.hair is not None
+    skin = head.vertices[: len(rig.rest)]
+    for side in (1, -1):
+        ear = np.flatnonzero((rig.ears > 0.9) & (rig.rest[:, 0] * side > 0.15))
+        aside = np.tile([[side, 0, 0]], (len(ear), 1))
+        hit = head.scene.hits(skin[ear] + 0.003 * aside, aside)["primID"]
+        assert (head.part[hit[(hit >= 0) & (hit < len(head.part))]] == HAIR).sum() < 0.2 * len(ear)
+    assert over_ears(rig, skin, head.hair.vertices).mean() < 0.02
+
+
+@needs_assets
+@pytest.mark.parametrize("style", ["horseshoe", "afro_large", "bob_fringe", "ponytail_high", "long_wavy"])
+def test_every_kind_of_growth_gives_one_closed_solid(rig: Rig, style: str):
+    import trimesh
+
+    head = build_head(rig, np.random.default_rng(5), style, headwear="", collar="")
+    assert head.hair is not None and head.look.style == style
+    assert trimesh.Trimesh(head.hair.vertices, head.hair.faces, process=False).is_watertight
+    assert (head.hair.hair_share == 1).all()
+
+
+@needs_assets
+@pytest.mark.parametrize("headwear", list(HEADWEAR))
+def test_headwear_is_cloth_over_the_forehead_and_hair_is_hair(rig: Rig, headwear: str):
+    head = build_head(rig, np.random.default_rng(6), "short", headwear=headwear, collar="")
+    assert head.look.headwear == headwear and head.hair is not None
+    is_cloth = head.hair.vertex_hair_share < 0.5
+    above_forehead = (head.hair.vertices[:, 2] > 0.15) & (head.hair.vertices[:, 1] > 0.08)
+    assert is_cloth[above_forehead].mean() > 0.5
+    behind_the_neck = (head.hair.vertices[:, 1] < -0.03) & (head.hair.vertices[:, 1] > -0.15)
+    if headwear != "headscarf":  # which hides all hair
+        assert is_cloth[behind_the_neck].mean() < 0.1
+
+
+@needs_assets
+@pytest.mark.parametrize("collar", list(COLLARS))
+def test_collars_are_cloth_at_the_neck(rig: Rig, collar: str):
+    head = build_head(rig, np.random.default_rng(7), "bald", headwear="", collar=collar)
+    assert head.look.collar == collar and head.hair is not None
+    cloth = head.hair.vertex_hair_share < 0.5
+    assert cloth[head.hair.vertices[:, 1] < -0.27].all()
+    assert head.hair.vertices[cloth, 1].max() < -0.1
 
 
 @needs_assets

@@ -38,7 +38,13 @@ NATURAL_SHARE_CAUCASIAN = (0.14, 0.20, 0.20, 0.16, 0.14, 0.08, 0.08)
 NATURAL_SHARE_OTHERS = (0.64, 0.20, 0.08, 0.03, 0.02, 0.01, 0.02)  # dyed hair is not rare
 
 COMBS = ("round", "forward", "back", "side", "up", "fall")  # `round` is how hair grows: away from the crown
-DYED = ((0.20, 0.02, 0.03), (0.03, 0.05, 0.16), (0.42, 0.10, 0.20), (0.10, 0.03, 0.14), (0.04, 0.12, 0.12))  # linear RGB
+DYED = (  # linear RGB
+    (0.20, 0.02, 0.03),
+    (0.03, 0.05, 0.16),
+    (0.42, 0.10, 0.20),
+    (0.10, 0.03, 0.14),
+    (0.04, 0.12, 0.12),
+)
 Range = tuple[float, float]  # drawn evenly for each head
 
 
@@ -118,18 +124,23 @@ STYLES = {
         5, 1.5, 0.4, Cut((0.06, 0.10), (0.022, 0.04), "forward", 0.35, 0.35, 1.3, (0.002, 0.01), fringe=(0.05, 0.09))
     ),
     "bowl": Style(
-        2, 0.8, 0.3, Cut((0.10, 0.14), (0.022, 0.038), "forward", 0.9, 0.9, 0.6, fringe=(0.04, 0.07), ends=(-0.04, -0.01))
+        2,
+        0.8,
+        0.3,
+        Cut((0.10, 0.14), (0.022, 0.038), "forward", 0.9, 0.9, 0.6, fringe=(0.04, 0.07), ends=(-0.04, -0.01)),
     ),
     "undercut": Style(
-        4, 0.8, 0.3, Cut(
-            (0.07, 0.13), (0.022, 0.045), "back", 1, 1, 0.9, shaved=(0.055, 0.095), ends=(0.02, 0.05))
+        4, 0.8, 0.3, Cut((0.07, 0.13), (0.022, 0.045), "back", 1, 1, 0.9, shaved=(0.055, 0.095), ends=(0.02, 0.05))
     ),
     "fade": Style(5, 0.3, 0.5, Cut((0.03, 0.06), (0.012, 0.028), "round", 1, 0.8, 1.3, shaved=(0.03, 0.08))),
     "receding": Style(
         5, 0.2, 2.5, Cut((0.03, 0.07), (0.008, 0.02), "back", 0.6, 0.7, 0.8, front_line=BACK_LINE, temples=(0.02, 0.10))
     ),
     "thinning_crown": Style(
-        2.5, 0.1, 2.5, Cut((0.02, 0.05), (0.008, 0.016), "round", 0.8, 0.8, 0.9, temples=(0, 0.08), crown=(0.045, 0.095))
+        2.5,
+        0.1,
+        2.5,
+        Cut((0.02, 0.05), (0.008, 0.016), "round", 0.8, 0.8, 0.9, temples=(0, 0.08), crown=(0.045, 0.095)),
     ),
     "horseshoe": Style(2.5, 0, 3.5, Cut((0.02, 0.05), (0.008, 0.02), "round", 1, 1, 0.8, front_line=BALD_LINE)),
     "curly_short": Style(4, 2, cut=Cut((0.05, 0.10), (0.02, 0.042), "round", 0.8, 0.7, 1.3, (0.012, 0.022))),
@@ -138,61 +149,181 @@ STYLES = {
         2.5, 0.3, 0.4, Cut((0.05, 0.10), (0.025, 0.05), "round", 1, 0.9, 1.5, (0.01, 0.02), shaved=(0.04, 0.09))
     ),
     "afro_small": Style(2.5, 2, cut=Cut((0.03, 0.06), (0.03, 0.055), "round", 1, 0.9, 2.5, (0.008, 0.014))),
-    "afro_large": Style(
-        1, 2.2, 0.5, Cut((0.08, 0.13), (0.075, 0.13), "round", 1, 1, 3.0, (0.012, 0.02), tucked=0.0)
-    ),
+    "afro_large": Style(1, 2.2, 0.5, Cut((0.08, 0.13), (0.075, 0.13), "round", 1, 1, 3.0, (0.012, 0.02), tucked=0.0)),
     "coily_long": Style(
-        0.6, 2.2, cut=Cut((0.22, 0.34), (0.04, 0.075), "fall", 1, 1, 1.2, (0.016, 0.028), ends=(-0.27, -0.14), tucked=0.1,
-                          layers=0.05, partings=ANYWHERE)
+        0.6,
+        2.2,
+        cut=Cut(
+            (0.22, 0.34),
+            (0.04, 0.075),
+            "fall",
+            1,
+            1,
+            1.2,
+            (0.016, 0.028),
+            ends=(-0.27, -0.14),
+            tucked=0.1,
+            layers=0.05,
+            partings=ANYWHERE,
+        ),
     ),
     "pixie": Style(
         0.8, 4.5, 1.3, Cut((0.06, 0.10), (0.02, 0.036), "side", 0.7, 0.6, 1.0, partings=ASIDE, fringe=(0.045, 0.085))
     ),
-    "bob_chin": Style(0.3, 4, cut=Cut(
-        LONG, (0.014, 0.034), "fall", lift=0.5, ends=(-0.22, -0.15), tucked=0.3, partings=ANYWHERE)),
-    "bob_long": Style(0.3, 4, cut=Cut(
-        LONG, (0.014, 0.034), "fall", lift=0.5, ends=(-0.31, -0.23), tucked=0.3, partings=ANYWHERE, layers=0.025)),
-    "bob_fringe": Style(0.1, 3, cut=Cut(
-        LONG, (0.016, 0.032), "fall", lift=0.5, ends=(-0.26, -0.14), tucked=0.1, fringe=(0.035, 0.06))),
-    "bob_curly": Style(0.3, 2.5, cut=Cut(
-        LONG, (0.03, 0.055), "fall", lift=1.0, curl=(0.014, 0.026), ends=(-0.27, -0.15), tucked=0.1, layers=0.04,
-        partings=ANYWHERE)),
-    "lob_wavy": Style(0.5, 5, cut=Cut(
-        LONG, (0.02, 0.04), "fall", lift=0.7, wave=(0.008, 0.018), ends=(-0.36, -0.28), tucked=0.3, in_front=0.3,
-        layers=0.04, partings=ANYWHERE)),
+    "bob_chin": Style(
+        0.3, 4, cut=Cut(LONG, (0.014, 0.034), "fall", lift=0.5, ends=(-0.22, -0.15), tucked=0.3, partings=ANYWHERE)
+    ),
+    "bob_long": Style(
+        0.3,
+        4,
+        cut=Cut(
+            LONG, (0.014, 0.034), "fall", lift=0.5, ends=(-0.31, -0.23), tucked=0.3, partings=ANYWHERE, layers=0.025
+        ),
+    ),
+    "bob_fringe": Style(
+        0.1, 3, cut=Cut(LONG, (0.016, 0.032), "fall", lift=0.5, ends=(-0.26, -0.14), tucked=0.1, fringe=(0.035, 0.06))
+    ),
+    "bob_curly": Style(
+        0.3,
+        2.5,
+        cut=Cut(
+            LONG,
+            (0.03, 0.055),
+            "fall",
+            lift=1.0,
+            curl=(0.014, 0.026),
+            ends=(-0.27, -0.15),
+            tucked=0.1,
+            layers=0.04,
+            partings=ANYWHERE,
+        ),
+    ),
+    "lob_wavy": Style(
+        0.5,
+        5,
+        cut=Cut(
+            LONG,
+            (0.02, 0.04),
+            "fall",
+            lift=0.7,
+            wave=(0.008, 0.018),
+            ends=(-0.36, -0.28),
+            tucked=0.3,
+            in_front=0.3,
+            layers=0.04,
+            partings=ANYWHERE,
+        ),
+    ),
     "long_centre": Style(1.2, 5, 0.6, Cut(LONG, (0.008, 0.026), "fall", lift=0.35, tucked=0.25, in_front=0.4)),
-    "long_side": Style(0.5, 5, 0.6, Cut(LONG, (0.01, 0.03), "fall", lift=0.4, tucked=0.25, in_front=0.4, partings=ASIDE)),
-    "long_fringe": Style(0.1, 4, 0.6, Cut(
-        LONG, (0.01, 0.026), "fall", lift=0.4, tucked=0.1, in_front=0.4, fringe=(0.035, 0.065))),
+    "long_side": Style(
+        0.5, 5, 0.6, Cut(LONG, (0.01, 0.03), "fall", lift=0.4, tucked=0.25, in_front=0.4, partings=ASIDE)
+    ),
+    "long_fringe": Style(
+        0.1, 4, 0.6, Cut(LONG, (0.01, 0.026), "fall", lift=0.4, tucked=0.1, in_front=0.4, fringe=(0.035, 0.065))
+    ),
     "long_behind_ears": Style(1, 4, 0.6, Cut(LONG, (0.008, 0.022), "fall", lift=0.3, partings=ANYWHERE)),
-    "long_in_front": Style(0.2, 4, 0.6, Cut(
-        LONG, (0.01, 0.028), "fall", lift=0.4, tucked=0.3, in_front=1, partings=ANYWHERE)),
-    "long_wavy": Style(0.8, 6, 0.6, Cut(
-        LONG, (0.018, 0.04), "fall", lift=0.6, wave=(0.01, 0.022), tucked=0.2, in_front=0.5, layers=0.04,
-        partings=ANYWHERE)),
-    "long_curly": Style(0.8, 4, 0.6, Cut(
-        LONG, (0.03, 0.06), "fall", lift=1.1, curl=(0.016, 0.03), tucked=0.15, in_front=0.4, layers=0.05,
-        partings=ANYWHERE)),
-    "layered": Style(0.4, 4, cut=Cut(
-        LONG, (0.02, 0.042), "fall", lift=0.8, wave=(0.004, 0.012), ends=(-0.38, -0.2), layers=0.09, tucked=0.2,
-        partings=ASIDE)),
-    "shag": Style(1.2, 2.5, 0.6, Cut(
-        LONG, (0.022, 0.045), "fall", lift=1.0, wave=(0.008, 0.018), ends=(-0.3, -0.16), layers=0.1, tucked=0.2,
-        fringe=(0.045, 0.08))),
-    "bun_low": Style(0.05, 0.6, cut=Cut((0.26, 0.26), (0.01, 0.018), lift=0.0, gathered="bun",
-                                        knot=((-0.12, 0.02), (-0.25, -0.22)))),
-    "bun_high": Style(0.1, 0.9, cut=Cut((0.26, 0.26), (0.01, 0.02), lift=0.0, gathered="bun",
-                                        knot=((0.18, 0.24), (-0.15, -0.10)))),
-    "top_knot": Style(0.4, 0.5, cut=Cut((0.26, 0.26), (0.01, 0.02), lift=0.0, gathered="bun",
-                                        knot=((0.23, 0.26), (-0.05, 0.0)))),
-    "ponytail_low": Style(0.15, 0.8, cut=Cut((0.26, 0.26), (0.01, 0.018), lift=0.0, gathered="tail",
-                                             knot=((-0.12, -0.02), (-0.22, -0.20)))),
-    "ponytail_high": Style(0.05, 0.8, cut=Cut((0.26, 0.26), (0.01, 0.02), lift=0.0, gathered="tail",
-                                              knot=((0.08, 0.2), (-0.22, -0.17)))),
-    "half_up": Style(0.1, 0.7, cut=Cut(LONG, (0.01, 0.022), "fall", lift=0.3, gathered="bun", half=True,
-                                       tucked=0.7, knot=((0.08, 0.16), (-0.22, -0.18)))),
-    "braid": Style(0.02, 0.5, cut=Cut((0.26, 0.26), (0.01, 0.018), lift=0.0, gathered="braid",
-                                      knot=((-0.12, -0.06), (-0.2, -0.18)))),
+    "long_in_front": Style(
+        0.2, 4, 0.6, Cut(LONG, (0.01, 0.028), "fall", lift=0.4, tucked=0.3, in_front=1, partings=ANYWHERE)
+    ),
+    "long_wavy": Style(
+        0.8,
+        6,
+        0.6,
+        Cut(
+            LONG,
+            (0.018, 0.04),
+            "fall",
+            lift=0.6,
+            wave=(0.01, 0.022),
+            tucked=0.2,
+            in_front=0.5,
+            layers=0.04,
+            partings=ANYWHERE,
+        ),
+    ),
+    "long_curly": Style(
+        0.8,
+        4,
+        0.6,
+        Cut(
+            LONG,
+            (0.03, 0.06),
+            "fall",
+            lift=1.1,
+            curl=(0.016, 0.03),
+            tucked=0.15,
+            in_front=0.4,
+            layers=0.05,
+            partings=ANYWHERE,
+        ),
+    ),
+    "layered": Style(
+        0.4,
+        4,
+        cut=Cut(
+            LONG,
+            (0.02, 0.042),
+            "fall",
+            lift=0.8,
+            wave=(0.004, 0.012),
+            ends=(-0.38, -0.2),
+            layers=0.09,
+            tucked=0.2,
+            partings=ASIDE,
+        ),
+    ),
+    "shag": Style(
+        1.2,
+        2.5,
+        0.6,
+        Cut(
+            LONG,
+            (0.022, 0.045),
+            "fall",
+            lift=1.0,
+            wave=(0.008, 0.018),
+            ends=(-0.3, -0.16),
+            layers=0.1,
+            tucked=0.2,
+            fringe=(0.045, 0.08),
+        ),
+    ),
+    "bun_low": Style(
+        0.05, 0.6, cut=Cut((0.26, 0.26), (0.01, 0.018), lift=0.0, gathered="bun", knot=((-0.12, 0.02), (-0.25, -0.22)))
+    ),
+    "bun_high": Style(
+        0.1, 0.9, cut=Cut((0.26, 0.26), (0.01, 0.02), lift=0.0, gathered="bun", knot=((0.18, 0.24), (-0.15, -0.10)))
+    ),
+    "top_knot": Style(
+        0.4, 0.5, cut=Cut((0.26, 0.26), (0.01, 0.02), lift=0.0, gathered="bun", knot=((0.23, 0.26), (-0.05, 0.0)))
+    ),
+    "ponytail_low": Style(
+        0.15,
+        0.8,
+        cut=Cut((0.26, 0.26), (0.01, 0.018), lift=0.0, gathered="tail", knot=((-0.12, -0.02), (-0.22, -0.20))),
+    ),
+    "ponytail_high": Style(
+        0.05, 0.8, cut=Cut((0.26, 0.26), (0.01, 0.02), lift=0.0, gathered="tail", knot=((0.08, 0.2), (-0.22, -0.17)))
+    ),
+    "half_up": Style(
+        0.1,
+        0.7,
+        cut=Cut(
+            LONG,
+            (0.01, 0.022),
+            "fall",
+            lift=0.3,
+            gathered="bun",
+            half=True,
+            tucked=0.7,
+            knot=((0.08, 0.16), (-0.22, -0.18)),
+        ),
+    ),
+    "braid": Style(
+        0.02,
+        0.5,
+        cut=Cut((0.26, 0.26), (0.01, 0.018), lift=0.0, gathered="braid", knot=((-0.12, -0.06), (-0.2, -0.18))),
+    ),
     "short01": Style(1.5, 0.7, card="short01"),
     "short02": Style(1.5, 1.2, card="short02"),
     "short03": Style(1.5, 1.5, card="short03"),
@@ -222,6 +353,7 @@ SMALLEST_LOCK = 150  # voxels; less floats in the air
 SURFACE_LEVEL = 0.42  # of the blurred solid; below half keeps thin locks
 GAP_CLOSED = 5  # voxels between hair and head that are filled
 NEAR_HAIR = 3  # voxels about hair where gaps are filled
+THREAD = 2  # voxels: half the width of hanging locks that are dropped
 BLOCK_MARGIN = 8  # voxels about the hair's bounding box: closing and blurring reach no farther
 COLOUR_DEPTH = 3  # voxels below the surface whose colours still count
 
@@ -255,7 +387,7 @@ class HairSolid:
 
 @dataclass(frozen=True)
 class Dye:
-    """Colours of one head of hair in linear RGB: roots and ends, streaks (their share of clumps), grey temples (0..1)."""
+    """Colours of one head of hair in linear RGB: roots, ends, streaks (their share of clumps), grey temples (0..1)."""
 
     name: str
     base: FloatArray
@@ -277,7 +409,7 @@ class Dye:
 
 @dataclass(frozen=True)
 class Hairdo:
-    """Hair of a head before it is made solid: its points, None if it has no volume, and how it colours the scalp (v,)."""
+    """Hair of a head before it is made solid: points, None if it has no volume, and how it colours the scalp (v,)."""
 
     points: HairPoints | None
     tint: FloatArray
@@ -331,7 +463,7 @@ def draw_dye(person: Person, rng: np.random.Generator) -> Dye:
     elif changed < 0.25:
         lighter = np.array(COLOURS["light_blond"]) if not person.is_male else base * 1.5
         streak, streak_share = base + (lighter - base) * rng.uniform(0.2, 0.7), rng.uniform(0.15, 0.45)
-    if 0.55 < person.age and rng.random() < 0.45:
+    if person.age > 0.55 and rng.random() < 0.45:
         temple = rng.uniform(0.1, 0.5)
     if 0.1 < greyness < 0.9:  # single locks turn grey, not all hair a little
         streak, streak_share = grey, greyness * 0.6
@@ -382,9 +514,10 @@ def card_hair(
     points, brightness = points[opaque], linear_from_srgb(texels[opaque, :3]).mean(1)
     brightness = np.clip(brightness / np.median(brightness), 0.4, 2) ** 0.6
     along = ramp(0.2, -0.35 if style in LONG_CARDS else -0.1, points[:, 1:2])
-    # Streaks run down the cards: they hang together along y.
-    streaks = noise(points * np.array([1, 0.1, 1]), 18, 2, rng)[:, None]
-    is_streak = ramp(-0.05, 0.25, streaks - np.quantile(streaks, 1 - dye.streak_share)) * (dye.streak_share > 0)
+    is_streak = np.full((len(points), 1), dye.streak_share)
+    if style in LONG_CARDS and dye.streak_share > 0:  # they run down the cards: they hang together along y
+        streaks = noise(points * np.array([1, 0.1, 1]), 18, 2, rng)[:, None]
+        is_streak = 0.6 * ramp(-0.05, 0.25, streaks - np.quantile(streaks, 1 - dye.streak_share))
     colours = dye(points, along, is_streak) * brightness[:, None]
     volume = rng.uniform(-0.03, 0.07)
     points = points + points * volume * ramp(-0.3, 0, points[:, 1:2])
@@ -647,7 +780,8 @@ def _knot(kind: str, knot: FloatArray, rng: np.random.Generator) -> tuple[FloatA
     turn = rng.random(count) * 2 * np.pi
     sway = rng.normal(0, 0.04)
     middle = knot + np.stack(
-        [sway * t**2, -length * t**1.4 + 0.02 * np.sin(np.pi * np.minimum(3 * t, 1)), -reach * np.sin(np.pi * t**0.6)], 1
+        [sway * t**2, -length * t**1.4 + 0.02 * np.sin(np.pi * np.minimum(3 * t, 1)), -reach * np.sin(np.pi * t**0.6)],
+        1,
     )
     if kind == "braid":
         radius = 0.024 * (1 - 0.3 * t) * (0.75 + 0.35 * np.abs(np.sin(t * length * 60)))
@@ -745,7 +879,13 @@ def solidify(hair: HairPoints, body: BoolArray, grid: VoxelGrid) -> HairSolid | 
         return None
     covered = closing(dense | head, GAP_CLOSED) & grow(dense, NEAR_HAIR)
     filled = dense | (covered & ~head)
-    filled &= grow(shrink(filled | head, 1), 1)  # drops and threads thinner than 3 voxels
+    cloth = np.zeros(head.size, bool)
+    cloth[flat[is_hair == 0]] = True
+    # Hanging threads go. The brim of a cap is as thin, and so are cards that stand off the crown: these stay.
+    kept = grow(shrink(filled | head, 1), 1)
+    hanging = slice(0, max(0, int(grid.index(np.zeros((1, 3)))[0, 1] - origin[1])))  # below y = 0
+    kept[:, hanging] &= grow(shrink(filled | head, THREAD), THREAD)[:, hanging]
+    filled &= kept | grow(cloth.reshape(head.shape), 1)
     smooth = np.pad(_blur(filled, 1.0), 1)
     vertices, faces, _, _ = marching_cubes(smooth, SURFACE_LEVEL)
     vertices = (((vertices - 1 + origin + 0.5) / grid.count * 2 - 1) * grid.half).astype(np.float32)
@@ -766,7 +906,7 @@ def solidify(hair: HairPoints, body: BoolArray, grid: VoxelGrid) -> HairSolid | 
     colours, hair_share = np.stack([mean(channel) for channel in colours.T], 1), mean(is_hair)
     nearest = tree.query(vertices, k=3)[1]
     voxels = np.zeros_like(body)
-    voxels[block] = filled
+    voxels[block] = smooth[1:-1, 1:-1, 1:-1] > SURFACE_LEVEL  # as the mesh has it
     return HairSolid(
         vertices=vertices,
         faces=faces[:, ::-1].astype(np.int32),

@@ -17,7 +17,7 @@ from .headwear import Bust, draw_collar, draw_headwear, put_on
 from .headwear import collar as collar_points
 from .people import Person, draw_person
 from .rays import RayScene, VoxelGrid, closing, fill_holes, grow, solid_voxels
-from .rig import Rig, ramp
+from .rig import BUST, Rig, ramp
 from .skin import skin_texture
 from .subdivision import vertex_normals
 
@@ -27,6 +27,7 @@ BoolArray = NDArray[np.bool_]
 GRID = VoxelGrid(128, 0.36)  # a little more than the model's box: 2.9 mm voxels
 SKIN, EYE, HAIR = 0, 1, 2
 TINT_OPACITY = 0.75  # of hair colour on skin that is tinted in full
+LID_ABOVE_END = 0.02  # box units above the rim of the bust
 BUZZ_HEIGHT = 0.006  # box units buzzed hair stands out
 EYE_WHITE = np.array([0.62, 0.60, 0.58], np.float32)  # photographed whites are lit; this is their albedo
 LASH_COLOUR = np.array([0.02, 0.015, 0.012])
@@ -257,7 +258,7 @@ def _assemble(
         faces=faces.astype(np.int32),
         part=np.repeat(np.arange(len(meshes)), [len(faces) for _, faces in meshes]),
         first_face=(0, int(face_starts[1]), int(face_starts[2])),
-        scene=RayScene(vertices, faces),
+        scene=RayScene(*_with_lid(vertices, faces)),
         solid=solid,
         pockets=pockets,
         paint=paint,
@@ -265,6 +266,15 @@ def _assemble(
         iris=rig.irises[look.iris] * EYE_WHITE,
         hair=hair,
     )
+
+
+def _with_lid(vertices: FloatArray, faces: IntArray) -> tuple[FloatArray, IntArray]:
+    """The mesh with a lid on the bust's open end: what lies inside the neck must not see the sky through it."""
+    x, y, z = vertices.min(0)[0], -BUST + LID_ABOVE_END, 0.5
+    lid = np.array([[x, y, -z], [-x, y, -z], [-x, y, z], [x, y, z]])
+    first = len(vertices)
+    lid_faces = np.array([[0, 1, 2], [0, 2, 3]]) + first
+    return np.concatenate([vertices, lid]), np.concatenate([faces, lid_faces])
 
 
 def _hair_tint(rig: Rig, skin: FloatArray, scalp: FloatArray, beard: float, rng: np.random.Generator) -> FloatArray:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from .assets import linear_from_srgb, scatter_on_mesh
 from .hair import HairPoints, chosen, join, noise
@@ -41,8 +42,8 @@ CLOTHS = (  # sRGB
     (0.75, 0.62, 0.45),
     (0.80, 0.45, 0.52),
 )
+PRESSED = 0.07  # box units below the edge within which headwear holds hair to the head
 NECK_AXIS_Z = -0.045  # depth of the neck's middle
-SKULL = np.array([0.0, 0.03, -0.005])  # middle of the skull, on the mean head
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def put_on(
         band = np.abs(from_middle(rest)) < half_width
         if hair is not None:  # the band presses it to the head
             hair = chosen(hair, np.abs(from_middle(hair.points)) > half_width - LAYER)
-        return _shell(bust, band, np.full(len(rest), 0.024), cloth, rng), hair
+        return _shell(bust, band, np.full(len(rest), 0.03), cloth, rng), hair
     # Edge of the headwear: lower behind than at the forehead.
     front = {"cap": 0.085, "beanie": 0.075, "hat": 0.085, "turban": 0.075}[kind] + rng.uniform(-0.012, 0.015)
     slope = {"cap": 0.30, "beanie": 0.42, "hat": 0.22, "turban": 0.42}[kind] + rng.uniform(-0.06, 0.06)
@@ -107,7 +108,7 @@ def put_on(
         parts = [_shell(bust, on_head, thickness, cloth, rng), _visor(bust, front, tilt, cloth, rng)]
     elif kind == "beanie":
         slouch = rng.uniform(0, 0.05) * up**2 * ramp(0.1, -0.15, rest[:, 2])
-        fold = 0.014 * (height < rng.uniform(0.04, 0.07))
+        fold = 0.014 * (height < rng.uniform(0.04, 0.07)).astype(float)
         ribs = 1 + 0.12 * np.sin(70 * np.arctan2(rest[:, 0], rest[:, 2] + 0.02))
         thickness = 0.014 + fold + 0.02 * up + slouch
         parts = [_shell(bust, on_head, thickness, cloth, rng, ribs)]
@@ -122,6 +123,9 @@ def put_on(
         # Hair under cloth is pressed flat; what lies above the edge is out of sight.
         level = front + slope * (hair.points[:, 2] - 0.16) + tilt * hair.points[:, 0]
         shows = hair.points[:, 1] < level - 0.004
+        pressed = shows & (hair.points[:, 1] > level - PRESSED)
+        off_skin, _ = cKDTree(bust.skin[::4]).query(hair.points[pressed], distance_upper_bound=2 * PRESSED)
+        shows[pressed] = off_skin < 0.012 + 0.6 * (level - hair.points[:, 1])[pressed]
         hair = chosen(hair, shows)
     return join(parts), hair
 
@@ -230,7 +234,10 @@ def _headscarf(bust: Bust, cloth: FloatArray, rng: np.random.Generator) -> HairP
 def collar(
     kind: str, bust: Bust, neckline: float, slope: float, shirt: FloatArray, rng: np.random.Generator
 ) -> tuple[HairPoints, FloatArray]:
-    """Cloth at the neck, and (v,) how thick it lies on the skin; its edge lies at y = neckline - slope * (z + 0.05), as the shirt's on the skin."""
+    """Cloth at the neck, and (v,) how thick it lies on the skin.
+
+    Its edge lies at y = neckline - slope * (z + 0.05), as the painted shirt's on the skin.
+    """
     rest, skin = bust.rig.rest, bust.skin
     above = skin[:, 1] - (neckline - slope * (skin[:, 2] + 0.05))
     x, y, z = rest.T
@@ -240,13 +247,14 @@ def collar(
         thickness = 0.016 * ramp(-0.03, -0.006, above)
         return _fitted(bust, (above > -0.05) & (above < 0.008), thickness, shirt * 0.93, rng)
     if kind == "turtleneck":
-        high = rng.uniform(0.07, 0.13)
+        top = rng.uniform(0.07, 0.13)
         folds = 0.004 * np.sin(160 * y + 4 * noise(rest, 4, 1, rng))
-        covered = on_neck & (above < high) & (under_jaw > 0) & (above > -0.05)
-        return _fitted(bust, covered, 0.018 + folds + 0.008 * (above > high - 0.03), shirt, rng, 1 + 8 * folds)
+        covered = on_neck & (above < top) & (under_jaw > 0) & (above > -0.05)
+        return _fitted(bust, covered, 0.018 + folds + 0.008 * (above > top - 0.03), shirt, rng, 1 + 8 * folds)
     if kind == "shirt":
-        high = 0.045 + 0.03 * ramp(0.03, -0.12, z)
-        covered = on_neck & (above < high) & (above > -0.04) & (under_jaw > 0) & ~((np.abs(x) < 0.016) & (z > 0))
+        high: FloatArray = 0.02 + 0.035 * ramp(0.05, -0.12, z)
+        is_open = (np.abs(x) < 0.022 + 0.6 * above) & (z > 0)
+        covered = on_neck & (above < high) & (above > -0.04) & (under_jaw > 0) & ~is_open
         stand, padding = _fitted(bust, covered, np.full(len(rest), 0.018), shirt, rng)
         return join([stand, _lapels(bust, neckline, slope, shirt, rng)]), padding
     cloth = shirt if kind == "hood" else draw_cloth(rng)
@@ -254,9 +262,9 @@ def collar(
     if kind == "hood":
         behind = ramp(0.06, -0.10, z)
         high = 0.015 + 0.07 * behind
-        thickness = (0.02 + 0.07 * behind) * ramp(-0.14, -0.02, above) * ramp(high, high - 0.04, above) + 0.008
+        thickness = (0.02 + 0.07 * behind) * ramp(-0.14, -0.02, above) * np.clip((high - above) / 0.04, 0, 1) + 0.008
     else:
-        high = rng.uniform(0.06, 0.11)
+        high = np.full(len(rest), rng.uniform(0.06, 0.11))
         roll = np.sin(np.pi * np.clip((above + 0.09) / (high + 0.09), 0.05, 1)) ** 0.7
         thickness = (0.045 + 0.018 * folds) * roll + 0.008
     covered = (np.hypot(x, z - NECK_AXIS_Z) < 0.26) & (above < high) & (above > -0.13) & (under_jaw > 0)
@@ -271,7 +279,7 @@ def _lapels(bust: Bust, neckline: float, slope: float, shirt: FloatArray, rng: n
     x, z = np.abs(rest[:, 0]), rest[:, 2]
     # Leaves hang lower towards the front and end in a point beside the middle.
     low = -0.02 - 0.06 * ramp(-0.05, 0.06, z) * ramp(0.012, 0.05, x) * ramp(0.13, 0.05, x)
-    leaf = (above > low) & (above < 0.05) & (np.hypot(x, z - NECK_AXIS_Z) < 0.2) & (rest[:, 1] < -0.24) & (x > 0.012)
+    leaf = (above > low) & (above < 0.03) & (np.hypot(x, z - NECK_AXIS_Z) < 0.2) & (rest[:, 1] < -0.24) & (x > 0.012)
     return _shell(bust, leaf, np.full(len(rest), 0.026), shirt * 1.04, rng)
 
 

@@ -83,9 +83,9 @@ def solid_voxels(scene: RayScene, grid: VoxelGrid) -> BoolArray:
 
 
 def grow(solid: BoolArray, voxels: int) -> BoolArray:
-    """Dilation by about a ball of that radius: crosses and cubes in turn, as shifted ORs, which beat any filter."""
+    """Dilation by about a ball of that radius, as shifted ORs, which beat any filter: two crosses, then a cube."""
     for step in range(voxels):
-        cross = step % 2 == 0
+        cross = step % 3 != 2
         grown = solid.copy()
         for axis in range(3):
             source = solid if cross else grown.copy()
