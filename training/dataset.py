@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.ndimage import affine_transform, gaussian_filter
 from torch import Tensor
+
+from .heads.assets import linear_from_srgb, srgb_from_linear
 
 HELD_OUT_SEEDS = 32  # heads 0 to 31 are never trained on
 MAX_INPUT_AZIMUTH_DEG = 75.0  # input views beyond this show no face to encode
@@ -50,6 +54,7 @@ class HeadSet:
     """The heads of a folder, held in memory; `refresh` takes in what has been built since.
 
     seeds: of the heads, in the order of their index.
+    meta:  what each head is said to be: style, age, skin tone and the like.
     """
 
     folder: Path
@@ -57,6 +62,7 @@ class HeadSet:
     limit: int = 1_000_000
     seeds: list[int] = field(default_factory=list)
     heads: list[dict[str, NDArray]] = field(default_factory=list)
+    meta: list[dict[str, Any]] = field(default_factory=list)
 
     def refresh(self) -> int:
         """Read new heads; returns how many there are now."""
@@ -73,6 +79,7 @@ class HeadSet:
         try:
             with np.load(path) as arrays:
                 self.heads.append({name: arrays[name] for name in arrays.files if name != "meta"})
+                self.meta.append(json.loads(str(arrays["meta"])))
         except (zipfile.BadZipFile, EOFError) as error:
             raise ValueError(f"{path} is damaged; delete it and build seed {seed} again") from error
         self.seeds.append(seed)
@@ -125,6 +132,14 @@ class HeadSet:
         if rng is not None:
             colour, matte = _photograph(colour, matte, rng)
         return np.concatenate([colour * matte + 0.5 * (1 - matte), matte[None]])
+
+
+def colours_in_view(albedo: NDArray[np.uint8], gain: NDArray[np.floating]) -> NDArray[np.float32]:
+    """(n, 3) sRGB in [0, 1] that a view's exposure and white balance make of albedos.
+
+    albedo: (n, 3) sRGB bytes; gain: (3,) of linear light.
+    """
+    return srgb_from_linear(linear_from_srgb(albedo.astype(np.float32) / 255) * gain)
 
 
 def _photograph(
