@@ -67,6 +67,7 @@ class Evaluation:
     faces: int = 30_000
     texture: int = 1024
     threads: int = 1
+    timed_threads: int = 2  # while the time to a tri-grid is taken; on a busy machine they wait for each other
 
 
 def evaluate(settings: Evaluation) -> str:
@@ -91,7 +92,7 @@ def evaluate(settings: Evaluation) -> str:
     sheets = [photo.measures.rows for photo in photos if photo.measures is not None]
     save_sheets(sheets, PHOTOS_A_SHEET, settings.out, "photos")
     cost = {"heads": heads_done - begun, "photos": time.process_time() - heads_done}
-    evaluated = Evaluated(settings.model, records, tuple(compared), photos, cost)
+    evaluated = Evaluated(settings.model, records, tuple(compared), photos, settings.timed_threads, cost)
     text = page(evaluated)
     (settings.out / "evaluation.md").write_text(text)
     (settings.out / "evaluation.json").write_text(figures_json(evaluated))
@@ -171,7 +172,10 @@ def measure_photos(settings: Evaluation) -> list[PhotoResult]:
     paths = photo_paths(settings.photos)[: settings.photo_limit]
     results: list[PhotoResult] = []
     for path in paths:
-        results.append(measure_photo(path, options, models, network, hairless.get(path.stem, ""), PHOTO_TILE))
+        hairless_because = hairless.get(path.stem, "")
+        results.append(
+            measure_photo(path, options, models, network, hairless_because, settings.timed_threads, PHOTO_TILE)
+        )
         print(f"photo {len(results)} of {len(paths)}: {path.stem}", flush=True)
     return results
 

@@ -87,7 +87,7 @@ def photo_bounds(measures: Sequence[PhotoMeasures]) -> list[Bound]:
         Bound("hair seen against unseen", median(lambda one: one.colours.hair.ciede2000), 10.0, "CIEDE2000"),
         Bound("skin seen against unseen", median(lambda one: one.colours.skin.ciede2000), 10.0, "CIEDE2000"),
         *identity,
-        Bound("photo to stitched tri-grid", median(lambda one: one.seconds_tri_grid), 1.0, "s"),
+        Bound("photo to stitched tri-grid", median(lambda one: one.tri_grid.wall_s), 1.0, "s"),
     ]
 
 

@@ -13,7 +13,7 @@ from inference.alignment import DETECTION_SCORE, NEAR_SCORE, SURE_DETECTION
 from .evaluation_bounds import bounds, median_of
 from .head_measures import HEAD_MM
 from .head_records import STITCHED, HeadRecord, chosen, groups, mean_of, surfaceless, worst_excess
-from .photo_measures import IDENTITY_AZIMUTHS_DEG, TIMED_THREADS, PhotoMeasures, PhotoResult, gallery_ranks
+from .photo_measures import IDENTITY_AZIMUTHS_DEG, PhotoMeasures, PhotoResult, gallery_ranks
 
 COLUMNS = {  # field of HeadMeasures: title and digits
     "chamfer": ("Chamfer %", 2),
@@ -44,15 +44,17 @@ PAPER_ABLATION = (  # Bilecen et al., arXiv 2409.20530: LPIPS, ID, FID
 class Evaluated:
     """All that was measured.
 
-    records:  of the model (its name is "") and of those compared with it.
-    compared: names of those.
-    cost:     CPU seconds by part.
+    records:       of the model (its name is "") and of those compared with it.
+    compared:      names of those.
+    timed_threads: of torch, while the time to a tri-grid was taken.
+    cost:          CPU seconds by part.
     """
 
     model: str
     records: Sequence[HeadRecord]
     compared: Sequence[str]
     photos: Sequence[PhotoResult]
+    timed_threads: int
     cost: dict[str, float]
 
 
@@ -64,7 +66,7 @@ def page(evaluated: Evaluated) -> str:
         sections += ["### Groups of people", groups_section(evaluated.records)]
         sections += ["### Ablation", ablation_section(evaluated)]
     if evaluated.photos:
-        sections += ["## Photos", photos_section(evaluated.photos)]
+        sections += ["## Photos", photos_section(evaluated.photos, evaluated.timed_threads)]
     return "\n\n".join(sections) + "\n"
 
 
@@ -171,22 +173,25 @@ def ablation_section(evaluated: Evaluated) -> str:
     return "\n\n".join([ours, paper, remark])
 
 
-def photos_section(photos: Sequence[PhotoResult]) -> str:
+def photos_section(photos: Sequence[PhotoResult], timed_threads: int) -> str:
     """A line for each photo, and the medians."""
     ranks = gallery_ranks(list(photos))
     distances = [f"ID {azimuth:+d}" if azimuth else "ID 0" for azimuth in IDENTITY_AZIMUTHS_DEG]
     titles = ["photo", "yaw", *distances, "rank", "landmarks", "IoU", "ghost", "hair", "skin", "seen"]
-    titles += ["height m", "closed", "s tri-grid", "s"]
+    titles += ["height m", "closed", "s tri-grid", "CPU-s", "s"]
     lines, refused = [], []
     for photo in photos:
         if photo.measures is None:
             refused.append(f"- {photo.name}: {photo.refused}")
             continue
         one = photo.measures
-        identity = ["" if one.likeness is None else number(one.likeness.distance(az), 2, "no face") for az in
-                    IDENTITY_AZIMUTHS_DEG]
-        colours = [" ".join([number(each.ciede2000, 1, ""), each.note]).strip() for each in
-                   (one.colours.hair, one.colours.skin)]
+        identity = [
+            "" if one.likeness is None else number(one.likeness.distance(azimuth), 2, "no face")
+            for azimuth in IDENTITY_AZIMUTHS_DEG
+        ]
+        colours = [
+            f"{number(each.ciede2000, 1, '')} {each.note}".strip() for each in (one.colours.hair, one.colours.skin)
+        ]
         lines.append(
             [
                 photo.name,
@@ -200,7 +205,8 @@ def photos_section(photos: Sequence[PhotoResult]) -> str:
                 f"{one.visible_share:.2f}",
                 f"{one.height_m:.3f}",
                 "yes" if one.watertight else "**no**",
-                f"{one.seconds_tri_grid:.2f}",
+                f"{one.tri_grid.wall_s:.2f}",
+                f"{one.tri_grid.cpu_s:.2f}",
                 f"{one.seconds:.1f}",
             ]
         )
@@ -212,11 +218,11 @@ def photos_section(photos: Sequence[PhotoResult]) -> str:
         "photo's place among all photos when the head drawn from the front looks for it. Landmarks: mean error in eye "
         "distances, on the head in the model's own colours. IoU of the outline and the matte. Ghost: the detectors "
         f"find a face on the back view ({detector_words()}). Hair and skin: CIEDE2000 between the median colours of "
-        "seen and unseen vertices, and the share of the unseen places that is skin; a word in their place says why "
-        f"there is none. Seconds to the stitched tri-grid are warm, without refinement, with {TIMED_THREADS} threads, "
-        "wall time on whatever else the machine does; the last column is photo to textured head. Each pair of rows on "
-        "the sheets `photos_N.png` is a photo: crop, input view, +45, -45, both profiles, back and top, in colour and "
-        "in grey."
+        "seen and unseen vertices; a word in a figure's place says why there is none, and skin tells where it was "
+        "looked for: on the hidden cheek, or on the neck with the share of it that is skin. Seconds to the stitched "
+        f"tri-grid are warm, without refinement, with threads: {timed_threads}; where wall time is far above CPU time, "
+        "the machine was busy. The last column is photo to textured head. Each pair of rows on the sheets "
+        "`photos_N.png` is a photo: crop, input view, +45, -45, both profiles, back and top, in colour and in grey."
     )
     parts = [explanation, table(titles, lines)]
     if refused:
@@ -243,7 +249,8 @@ def median_line(made: Sequence[PhotoMeasures], ranks: Sequence[int]) -> list[str
         number(median_of(one.visible_share for one in made), 2),
         number(median_of(one.height_m for one in made), 3),
         f"{sum(one.watertight for one in made)} yes",
-        number(median_of(one.seconds_tri_grid for one in made), 2),
+        number(median_of(one.tri_grid.wall_s for one in made), 2),
+        number(median_of(one.tri_grid.cpu_s for one in made), 2),
         number(median_of(one.seconds for one in made), 1),
     ]
 
@@ -270,7 +277,8 @@ def photo_figures(photo: PhotoResult, rank: int | None) -> dict[str, Any]:
     identity = {}
     if one.likeness is not None:
         identity = {str(azimuth): one.likeness.distance(azimuth) for azimuth in IDENTITY_AZIMUTHS_DEG}
-    return {"name": photo.name, **plain, "colours": asdict(one.colours), "identity": identity, "rank": rank}
+    nested = {"colours": asdict(one.colours), "tri_grid": asdict(one.tri_grid), "identity": identity, "rank": rank}
+    return {"name": photo.name, **plain, **nested}
 
 
 def without_nan(content: Any) -> Any:

@@ -47,6 +47,20 @@ class Cloud:
 
 
 @dataclass(frozen=True)
+class Matched:
+    """Each point's nearest of the other cloud: n true points and m made ones.
+
+    to_made, nearest_made: (n,) distance from each true point, and index of the made point there.
+    to_truth, nearest_true: (m,) the other way round.
+    """
+
+    to_made: FloatArray
+    nearest_made: NDArray[np.integer]
+    to_truth: FloatArray
+    nearest_true: NDArray[np.integer]
+
+
+@dataclass(frozen=True)
 class HeadMeasures:
     """Figures of one head from one view; NaN where a side has no points.
 
@@ -93,32 +107,24 @@ def measure_head(
     high = made.points[:, 1] > NECK_CUT_Y + ABOVE_CUT
     made = Cloud(made.points[high], made.normals[high])
     height = truth.points[:, 1].max() - CHIN_Y
-    to_made, nearest_made = cKDTree(made.points).query(truth.points)
-    to_truth, nearest_true = cKDTree(truth.points).query(made.points)
+    matched = match(truth.points, made.points)
+    nearest = Cloud(made.points[matched.nearest_made], made.normals[matched.nearest_made])
     visible = was_seen(truth, head["depths"][view], camera)
-
-    def chamfer(of_truth: BoolArray) -> float:
-        # A made point belongs to the side of the true point next to it.
-        of_made = of_truth[nearest_true]
-        if not of_truth.any() or not of_made.any():
-            return float("nan")
-        return float((to_made[of_truth].mean() + to_truth[of_made].mean()) / 2 / height * 100)
-
     skin = face_region(truth.points, albedo)
-    across = ((truth.points - made.points[nearest_made]) * made.normals[nearest_made]).sum(1)
+    across = ((truth.points - nearest.points) * nearest.normals).sum(1)
     face_mm = float(np.median(np.abs(across[skin])) / height * HEAD_MM) if skin.any() else float("nan")
     wanted = colours_in_view(albedo, view_gain(head, view))
-    error = field.colour(made.points[nearest_made]) - wanted
+    error = field.colour(nearest.points) - wanted
     l1_visible, psnr_visible = colour_errors(error[visible])
     l1_hidden, psnr_hidden = colour_errors(error[~visible])
     solid_true = head["uniform_distance"] < 0
     solid_made = field.density(head["uniform_points"].astype(np.float32)) > field.level
     above = head["uniform_points"][:, 1] > NECK_CUT_Y
     return HeadMeasures(
-        chamfer=chamfer(np.ones_like(visible)),
-        chamfer_visible=chamfer(visible),
-        chamfer_hidden=chamfer(~visible),
-        normals=float(np.abs((made.normals[nearest_made] * truth.normals).sum(1)).mean()),
+        chamfer=100 * chamfer(matched, np.ones_like(visible)) / height,
+        chamfer_visible=100 * chamfer(matched, visible) / height,
+        chamfer_hidden=100 * chamfer(matched, ~visible) / height,
+        normals=float(np.abs((nearest.normals * truth.normals).sum(1)).mean()),
         iou=overlap(solid_true[above], solid_made[above]),
         iou_box=overlap(solid_true, solid_made),
         face_mm=face_mm,
@@ -128,6 +134,22 @@ def measure_head(
         psnr_hidden=psnr_hidden,
         ghost=float(shows_face(draw_coloured(mesh, vertex_colours, BACK_CAMERA, PICTURE_SIZE), face)),
     )
+
+
+def match(truth: FloatArray, made: FloatArray) -> Matched:
+    """Match points (n, 3) and (m, 3) in both directions."""
+    return Matched(*cKDTree(made).query(truth), *cKDTree(truth).query(made))
+
+
+def chamfer(matched: Matched, of_truth: BoolArray) -> float:
+    """Mean of the mean distances in both directions, over some of the true points (n,); NaN when there are none.
+
+    A made point belongs to the side of the true point next to it.
+    """
+    of_made = of_truth[matched.nearest_true]
+    if not of_truth.any() or not of_made.any():
+        return float("nan")
+    return float(matched.to_made[of_truth].mean() + matched.to_truth[of_made].mean()) / 2
 
 
 def view_gain(head: dict[str, NDArray], view: int) -> FloatArray:

@@ -14,7 +14,7 @@ from .head_measures import BACKGROUND, draw_coloured, view_gain
 
 AROUND_DEG = (45.0, -45.0, 90.0, 180.0)
 TILE_SIZE = 160  # px a picture
-POINT_SIZE = 2  # px a side: 30,000 points then leave few holes
+POINT_SIZE = 3  # px a side: 30,000 points then leave next to no holes
 
 
 def sheet_rows(

@@ -3,11 +3,11 @@
 Which vertices are hair and which skin is told by where they lie on the head, since the texture has no labels:
 
 - hair seen: the top and front of the head above the hairline; hair unseen: the back of the head;
-- skin seen: nose and cheeks; skin unseen: what of the cheeks, the jaw's underside and the neck the photo did not show.
+- skin seen: nose and cheeks; skin unseen: the cheek that a turned face hides, or else the jaw's underside and the neck.
 
-Hair, beards and collars may cover the unseen skin's places. A vertex there counts as skin only when its colour is
-nearer to the seen skin's than to the seen hair's, and the measure is skipped when most are not. That flatters a model
-which paints necks in hair colour and skin in turn, so the share that counted is part of the answer.
+Hair, beards and collars may cover the neck. A vertex there counts as skin only when its colour is nearer to the seen
+skin's than to the seen hair's, and the measure is skipped when most are not. That flatters a model which paints necks
+in hair colour and skin in turn, so the share that counted is part of the answer.
 """
 
 from __future__ import annotations
@@ -33,12 +33,15 @@ BACK_Z, BACK_Y = -0.08, -0.05  # unseen hair: behind the ears and above the nape
 CHEEK_Z, CHEEK_HALF_WIDTH, CHEEK_Y = 0.10, 0.11, (-0.13, -0.04)  # below the eyes, above the lips
 NECK_Z, NECK_Y = 0.10, (-0.29, -0.18)  # below and behind the jaw, above most collars
 ALIKE = 8.0  # CIEDE2000: a top of the head that near the skin's colour is bald or shaved
-FEWEST_SKIN = 0.3  # share of the unseen places that must be skin
+FEWEST_SKIN = 0.3  # share of the unseen neck that must be skin
 
 
 @dataclass(frozen=True)
 class ColourDifference:
-    """CIEDE2000 between the median colours seen and unseen; None with the reason when it cannot be told."""
+    """CIEDE2000 between the median colours seen and unseen; None when it cannot be told.
+
+    note: why not, or where the unseen colour was looked for.
+    """
 
     ciede2000: float | None
     note: str = ""
@@ -64,7 +67,7 @@ def hidden_colours(head: TexturedHead, hairless_because: str = "") -> HiddenColo
     back = lab[unseen & (z < BACK_Z) & (y > BACK_Y)]
     cheeks = (z > CHEEK_Z) & (np.abs(x) < CHEEK_HALF_WIDTH) & (y > CHEEK_Y[0]) & (y < CHEEK_Y[1])
     neck = (z < NECK_Z) & (y > NECK_Y[0]) & (y < NECK_Y[1])
-    skin, elsewhere = lab[seen & cheeks], lab[unseen & (cheeks | neck)]
+    skin = lab[seen & cheeks]
     if len(skin) < FEWEST:
         lost = ColourDifference(None, "no skin seen")
         return HiddenColours(lost, lost)
@@ -72,7 +75,7 @@ def hidden_colours(head: TexturedHead, hairless_because: str = "") -> HiddenColo
     top_colour = np.median(top, axis=0) if len(top) >= FEWEST else None
     return HiddenColours(
         hair_difference(top_colour, back, skin_colour, hairless_because),
-        skin_difference(skin_colour, elsewhere, top_colour),
+        skin_difference(skin_colour, lab[unseen & cheeks], lab[unseen & neck], top_colour),
     )
 
 
@@ -92,18 +95,20 @@ def hair_difference(
 
 
 def skin_difference(
-    skin_colour: FloatArray, elsewhere: FloatArray, top_colour: FloatArray | None
+    skin_colour: FloatArray, cheek: FloatArray, neck: FloatArray, top_colour: FloatArray | None
 ) -> ColourDifference:
-    """The seen skin's colour (3,) against the places (n, 3) where skin should be; all CIELAB."""
-    if len(elsewhere) < FEWEST:
+    """The seen skin's colour (3,) against the unseen cheek (n, 3), or else the unseen neck (m, 3); all CIELAB."""
+    if len(cheek) >= FEWEST:
+        return ColourDifference(difference(skin_colour, np.median(cheek, axis=0)), "cheek")
+    if len(neck) < FEWEST:
         return ColourDifference(None, "no skin unseen")
-    is_skin = np.ones(len(elsewhere), bool)
+    is_skin = np.ones(len(neck), bool)
     if top_colour is not None and difference(top_colour, skin_colour) >= ALIKE:
-        is_skin = differences(elsewhere, skin_colour) < differences(elsewhere, top_colour)
+        is_skin = differences(neck, skin_colour) < differences(neck, top_colour)
     share = float(is_skin.mean())
     if share < FEWEST_SKIN:
-        return ColourDifference(None, f"covered: {share:.0%} skin")
-    return ColourDifference(difference(skin_colour, np.median(elsewhere[is_skin], axis=0)), f"of {share:.0%}")
+        return ColourDifference(None, f"neck covered, {share:.0%} skin")
+    return ColourDifference(difference(skin_colour, np.median(neck[is_skin], axis=0)), f"neck, {share:.0%} skin")
 
 
 def vertex_lab(head: TexturedHead) -> FloatArray:

@@ -29,7 +29,6 @@ from .identity import IdentityNetwork, embed, embed_found, gallery_rank, identit
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff"}
 IDENTITY_AZIMUTHS_DEG = (0, 30, -30, 60, -60)  # of the pictures compared with the photo, from the frontal head
-TIMED_THREADS = 2  # the seconds are told for a small laptop
 
 Embedding = NDArray[np.float32]
 
@@ -48,6 +47,14 @@ class Likeness:
 
 
 @dataclass(frozen=True)
+class Duration:
+    """Seconds on the clock, and of all threads' work: they differ where the machine does other things."""
+
+    wall_s: float
+    cpu_s: float
+
+
+@dataclass(frozen=True)
 class PhotoMeasures:
     """Figures of one photo's head.
 
@@ -55,8 +62,8 @@ class PhotoMeasures:
     matte_iou, landmark_nme, visible_share: as in `quality.Quality`.
     ghost:              whether the back view shows a face.
     colours:            hair and skin, seen against unseen.
-    seconds_tri_grid:   photo to stitched tri-grid: warm, without refinement, with TIMED_THREADS.
-    seconds:            photo to textured head.
+    tri_grid:           photo to stitched tri-grid: warm, without refinement.
+    seconds:            photo to textured head, wall time.
     likeness:           None without the identity network.
     """
 
@@ -68,7 +75,7 @@ class PhotoMeasures:
     colours: HiddenColours
     height_m: float
     watertight: bool
-    seconds_tri_grid: float
+    tri_grid: Duration
     seconds: float
     likeness: Likeness | None
     rows: NDArray[np.uint8] = field(repr=False)  # of the sheet
@@ -94,9 +101,15 @@ def measure_photo(
     models: pipeline.Models,
     network: IdentityNetwork | None,
     hairless_because: str,
+    timed_threads: int,
     tile_size: int,
 ) -> PhotoResult:
-    """Make a head of a photo and judge it; see `hidden_colours` for `hairless_because`. tile_size: px on the sheet."""
+    """Make a head of a photo and judge it.
+
+    hairless_because: see `hidden_colours`.
+    timed_threads:    of torch, while the time to the tri-grid is taken.
+    tile_size:        px of a picture on the sheet.
+    """
     stages = Stages(pipeline.SHARES, silent)
     try:
         made = pipeline.make_head(path, options, models, stages)
@@ -118,7 +131,7 @@ def measure_photo(
         colours=hidden_colours(made.head, hairless_because),
         height_m=height_m(made.mesh),
         watertight=is_watertight(made.mesh),
-        seconds_tri_grid=seconds_to_tri_grid(path, models),
+        tri_grid=time_to_tri_grid(path, models, timed_threads),
         seconds=sum(stages.seconds.values()),
         likeness=likeness,
         rows=np.asarray(contact_rows(made.head, made.portrait, tile_size)),
@@ -126,16 +139,15 @@ def measure_photo(
     return PhotoResult(path.stem, measures)
 
 
-def seconds_to_tri_grid(path: Path, models: pipeline.Models) -> float:
-    """Wall time from a photo's file to its stitched tri-grid, before any refinement, with TIMED_THREADS."""
-    with threads(TIMED_THREADS):
-        begun = time.perf_counter()
+def time_to_tri_grid(path: Path, models: pipeline.Models, thread_count: int) -> Duration:
+    """From a photo's file to its stitched tri-grid, before any refinement."""
+    with threads(thread_count):
+        wall, cpu = time.perf_counter(), time.process_time()
         portrait = align(load_photo(path), models.face)
         visible, occluded = pipeline.encode(portrait, models.head, silent)
-        stitch(
-            visible, occluded, occlusion_mask(models.head.generator, visible, occluded, portrait.camera, silent)
-        )
-        return time.perf_counter() - begun
+        mask = occlusion_mask(models.head.generator, visible, occluded, portrait.camera, silent)
+        stitch(visible, occluded, mask)
+        return Duration(time.perf_counter() - wall, time.process_time() - cpu)
 
 
 @contextmanager
