@@ -10,7 +10,7 @@ without --identity the likeness. --compare names other models of an ablation, wh
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,11 +41,11 @@ from .identity import load_identity_network
 from .photo_measures import PhotoResult, measure_photo, photo_paths
 from .run import config_from_arguments
 
-AZIMUTHS_DEG = (0.0, 30.0, 60.0)  # of the input views; the nearest rendered one is taken
+AZIMUTHS_DEG = (0.0, 30.0, 60.0)  # of the input views, to either side; the nearest rendered one is taken
 ROWS = ("visible", "occluded", "stitched")
 COMPARED_ROWS = ("occluded", "stitched")  # the first encoder is the same in all models of an ablation
 GRID, FACES = 128, 40_000  # of the mesh that is measured; the finest the training points can tell apart
-PHOTOS_A_SHEET = 10  # more make the picture too tall to look at
+A_SHEET = 10  # heads or photos; more make the picture too tall to look at
 PHOTO_TILE = 160  # px of a picture on a photo sheet
 
 
@@ -61,8 +61,9 @@ class Evaluation:
     compare: tuple[str, ...] = ()  # NAME=PATH of other models
     without_hair: tuple[str, ...] = ()  # NAME=REASON of photos whose hair a hat or the like hides
     limit: int = 64  # held-out heads
+    views: int = 3  # input views of each: the first of AZIMUTHS_DEG
     photo_limit: int = 1000
-    sheet: int = 6  # heads on the synthetic sheet
+    sheet: int = 6  # heads on the synthetic sheets
     grid: int = 256  # of photos' heads
     faces: int = 30_000
     texture: int = 1024
@@ -83,14 +84,15 @@ def evaluate(settings: Evaluation) -> str:
         if not heads.refresh():
             raise SystemExit(f"error: {settings.heads} holds no held-out heads")
         model = checkpoints.load(settings.model)
-        records, tiles = measure_heads(model, "", heads, ROWS, face, settings.sheet)
-        save_sheets(tiles, settings.sheet, settings.out, "heads")
+        azimuths_deg = AZIMUTHS_DEG[: settings.views]
+        records, tiles = measure_heads(model, "", heads, azimuths_deg, ROWS, face, settings.sheet)
+        save_sheets(tiles, A_SHEET, settings.out, "heads")
         for name, path in compared.items():
-            records += measure_heads(checkpoints.load(path), name, heads, COMPARED_ROWS, face, 0)[0]
+            records += measure_heads(checkpoints.load(path), name, heads, azimuths_deg, COMPARED_ROWS, face, 0)[0]
     heads_done = time.process_time()
     photos = measure_photos(settings) if settings.photos is not None else []
     sheets = [photo.measures.rows for photo in photos if photo.measures is not None]
-    save_sheets(sheets, PHOTOS_A_SHEET, settings.out, "photos")
+    save_sheets(sheets, A_SHEET, settings.out, "photos")
     cost = {"heads": heads_done - begun, "photos": time.process_time() - heads_done}
     evaluated = Evaluated(settings.model, records, tuple(compared), photos, settings.timed_threads, cost)
     text = page(evaluated)
@@ -103,22 +105,23 @@ def measure_heads(
     model: checkpoints.HeadModel,
     name: str,
     heads: HeadSet,
-    rows: Iterable[str],
+    azimuths_deg: Sequence[float],
+    rows: Sequence[str],
     face: FaceNetworks,
     sheet: int,
 ) -> tuple[list[HeadRecord], list[NDArray[np.uint8]]]:
-    """Measure a model on every head from AZIMUTHS_DEG; also the sheet's rows of the first `sheet` heads.
+    """Measure rows of a model on every head; also the sheet's tiles of the first `sheet` heads.
 
     name: of a compared model, "" for the one that is evaluated.
     """
     records, tiles = [], []
     for index, head in enumerate(heads.heads):
-        for azimuth_deg in AZIMUTHS_DEG:
+        for azimuth_deg in azimuths_deg:
             view = nearest_view(head, azimuth_deg)
             camera = camera_from_vector(head["cameras"][view])
             portrait = heads.portrait(index, view, None)
             grids = tri_grids(model, portrait, camera)
-            on_sheet = index < sheet and azimuth_deg == AZIMUTHS_DEG[index % len(AZIMUTHS_DEG)]
+            on_sheet = index < sheet and azimuth_deg == azimuths_deg[index % len(azimuths_deg)]
             for row in rows:
                 field = Field(model.generator, grids[row])
                 record = HeadRecord(name, row, heads.seeds[index], azimuth_deg, heads.meta[index], None)

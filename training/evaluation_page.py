@@ -111,7 +111,7 @@ def heads_section(records: Sequence[HeadRecord]) -> str:
             lines.append([title, name, *cells, str(surfaceless(members))])
     explanation = (
         "Means over heads. Chamfer is the mean of both directions, in percent of the head's height from chin to crown; "
-        "two draws of as many points from one surface lie about .4 apart. Normals are mean absolute cosines. IoU is of "
+        "two draws of as many points from one surface are .4 to .5 apart. Normals are mean absolute cosines. IoU is of "
         "what lies above the neck cut, which is the head the user gets; IoU box of the model's whole box. Face is the "
         f"median distance from the true surface between chin and brow, hair left out, for heads of {HEAD_MM:.0f} mm. "
         "Colours are in [0, 1], against the albedo as the view exposed it. Ghost faces: share of back views in which "
