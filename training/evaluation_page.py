@@ -123,7 +123,7 @@ def heads_section(records: Sequence[HeadRecord]) -> str:
 
 
 def detector_words() -> str:
-    """The scores from which the product's detectors believe in a face."""
+    """The scores from which the product's detectors are sure of a face."""
     return (
         f"score {DETECTION_SCORE:g} at first sight and {NEAR_SCORE:g} from near, or {SURE_DETECTION:g} at first sight"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.alignment import find_faces
+from inference.alignment import NEAR_SCORE, find_faces
 from inference.camera import orbit_camera
 from inference.face_networks import FaceNetworks
 from inference.resampling import build_pyramid
@@ -15,8 +15,10 @@ PICTURE_SIZE = 512  # px of the back view: the detectors see it as they see phot
 
 
 def shows_face(picture: NDArray[np.uint8], face: FaceNetworks) -> bool:
-    """Whether the product's own face detectors, with the scores they accept in photos, find a face.
+    """Whether the product's own face detectors are sure of a face.
 
     picture: (h, w, 3) sRGB.
+
+    What they keep below NEAR_SCORE convinced nobody: it is kept at a photo's edge, to tell half a face from none.
     """
-    return bool(find_faces(build_pyramid(picture), face))
+    return any(detection.score >= NEAR_SCORE for detection in find_faces(build_pyramid(picture), face))

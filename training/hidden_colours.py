@@ -2,7 +2,7 @@
 
 Which vertices are hair and which skin is told by where they lie on the head, since the texture has no labels:
 
-- hair seen: the top and front of the head above the hairline; hair unseen: the back of the head;
+- hair seen: the top above the hairline, and the sides above the ears; hair unseen: the back of the head;
 - skin seen: nose and cheeks; skin unseen: the cheek that a turned face hides, or else the jaw's underside and the neck.
 
 Hair, beards and collars may cover the neck. A vertex there counts as skin only when its colour is nearer to the seen
@@ -24,11 +24,11 @@ from inference.raster import sample_image
 FloatArray = NDArray[np.floating]
 BoolArray = NDArray[np.bool_]
 
-SEEN, UNSEEN = 0.5, 0.02  # of a vertex's visibility: mostly the photo's pixel; the model's colour alone
+SEEN, UNSEEN = 0.3, 0.02  # of a vertex's visibility: much of the photo's pixel; the model's colour alone
 FEWEST = 30  # vertices; a median of less says nothing
 # Regions in the head frame, box units.
 HAIRLINE_Y = 0.14  # the mean forehead ends at .08, hairlines lie up to .05 higher
-CROWN_Z = -0.05  # seen hair lies before it
+SIDE_Z, SIDE_Y = 0.03, 0.02  # seen hair also lies behind the temples and above the ears
 BACK_Z, BACK_Y = -0.08, -0.05  # unseen hair: behind the ears and above the nape
 CHEEK_Z, CHEEK_HALF_WIDTH, CHEEK_Y = 0.10, 0.11, (-0.13, -0.04)  # below the eyes, above the lips
 NECK_Z, NECK_Y = 0.10, (-0.29, -0.18)  # below and behind the jaw, above most collars
@@ -63,7 +63,7 @@ def hidden_colours(head: TexturedHead, hairless_because: str = "") -> HiddenColo
     lab = vertex_lab(head)
     x, y, z = head.mesh.vertices.T
     seen, unseen = head.visibility > SEEN, head.visibility < UNSEEN
-    top = lab[seen & (y > HAIRLINE_Y) & (z > CROWN_Z)]
+    top = lab[seen & ((y > HAIRLINE_Y) | ((z < SIDE_Z) & (y > SIDE_Y)))]
     back = lab[unseen & (z < BACK_Z) & (y > BACK_Y)]
     cheeks = (z > CHEEK_Z) & (np.abs(x) < CHEEK_HALF_WIDTH) & (y > CHEEK_Y[0]) & (y < CHEEK_Y[1])
     neck = (z < NECK_Z) & (y > NECK_Y[0]) & (y < NECK_Y[1])

@@ -214,9 +214,9 @@ def painted_ball(hair_behind: tuple[int, int, int]) -> TexturedHead:
     uv = np.stack([np.arctan2(x, z) / (2 * np.pi) + 0.5, 0.5 - y / 0.5], axis=1)
     albedo = np.empty((256, 256, 3), np.uint8)
     albedo[:] = (200, 150, 120)
-    albedo[: int(256 * 0.6), :] = hair_behind  # y above -.05
-    albedo[: int(256 * 0.6), 64:192] = (200, 150, 120)  # before the ears
-    albedo[: int(256 * 0.3), 32:224] = (60, 45, 35)  # y above .1
+    albedo[:154, :57] = albedo[:154, 199:] = hair_behind  # y above -.05, farther round than 100 degrees
+    albedo[:118, 57:75] = albedo[:118, 181:199] = (60, 45, 35)  # y above .02, over the ears
+    albedo[:77, 57:199] = (60, 45, 35)  # y above .1
     visibility = (z > -0.02).astype(np.float32)
     return TexturedHead(mesh, uv, albedo, visibility, np.zeros((256, 256), np.uint8), {}, "ball")
 
