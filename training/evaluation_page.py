@@ -17,8 +17,8 @@ from .photo_measures import IDENTITY_AZIMUTHS_DEG, PhotoMeasures, PhotoResult, g
 
 COLUMNS = {  # field of HeadMeasures: title and digits
     "chamfer": ("Chamfer %", 2),
-    "chamfer_visible": ("visible", 2),
-    "chamfer_hidden": ("hidden", 2),
+    "chamfer_visible": ("Chamfer visible %", 2),
+    "chamfer_hidden": ("Chamfer hidden %", 2),
     "normals": ("normals", 3),
     "iou": ("IoU", 3),
     "iou_box": ("IoU box", 3),
@@ -159,7 +159,6 @@ def ablation_section(evaluated: Evaluated) -> str:
             cells = [number(mean_of(members, measure), COLUMNS[measure][1]) for measure in ABLATION_COLUMNS]
             lines.append([model or evaluated.model, row if row == STITCHED else f"{row} alone", *cells])
     titles = [COLUMNS[measure][0] for measure in ABLATION_COLUMNS]
-    titles[-1] = "Chamfer hidden %"
     ours = table(["model", "row", *titles], lines)
     paper = table(
         ["paper (FFHQ and LPFF)", "LPIPS", "ID", "FID"],

@@ -69,8 +69,8 @@ def hidden_colours(head: TexturedHead, hairless_because: str = "") -> HiddenColo
     neck = (z < NECK_Z) & (y > NECK_Y[0]) & (y < NECK_Y[1])
     skin = lab[seen & cheeks]
     if len(skin) < FEWEST:
-        lost = ColourDifference(None, "no skin seen")
-        return HiddenColours(lost, lost)
+        lost = "no skin seen"
+        return HiddenColours(ColourDifference(None, hairless_because or lost), ColourDifference(None, lost))
     skin_colour = np.median(skin, axis=0)
     top_colour = np.median(top, axis=0) if len(top) >= FEWEST else None
     return HiddenColours(

@@ -35,7 +35,8 @@ def config_from_arguments(kind: type[Config], description: str) -> Config:
         required = item.default is MISSING
         cast = casts[str(item.type)]
         parser.add_argument(flag, type=cast, required=required, default=None if required else item.default)
-    return kind(**vars(parser.parse_args()))
+    values = vars(parser.parse_args())
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
 def learning_rate(step: int, steps: int) -> float:

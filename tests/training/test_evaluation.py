@@ -44,6 +44,7 @@ from training.head_measures import (
 from training.head_records import HeadRecord, excess_over_single, groups, hair_length, worst_excess
 from training.hidden_colours import hidden_colours
 from training.identity import embed, gallery_rank, identity_distance, load_identity_network
+from training.run import config_from_arguments
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 IDENTITY_WEIGHTS = SHARED / "face_nets" / "dlib_face_resnet_fp16.safetensors"
@@ -299,3 +300,35 @@ def test_one_command_writes_page_figures_and_sheet(tmp_path: Path, simple_model:
     assert figures["photos"] == []
     sheet = np.asarray(Image.open(tmp_path / "out" / "heads_1.png"))
     assert sheet.shape == (320, 1760, 3)
+
+
+def test_photos_without_a_head_are_listed_with_the_reason(tmp_path: Path, simple_model: str) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.fromarray(skimage.data.astronaut()).save(photos / "astronaut.png")
+    Image.new("RGB", (400, 300), (90, 120, 150)).save(photos / "sky.png")
+    settings = Evaluation(
+        tmp_path / "out",
+        simple_model,
+        photos=photos,
+        without_hair=("astronaut=helmet",),
+        grid=64,
+        faces=2000,
+        texture=256,
+        timed_threads=1,
+    )
+    page = evaluate(settings)
+    assert "1 of 2 photos" in page
+    assert "- sky: NoFaceFound" in page
+    astronaut, _ = json.loads((tmp_path / "out" / "evaluation.json").read_text())["photos"]
+    assert astronaut["colours"]["hair"] == {"ciede2000": None, "note": "helmet"}
+    assert astronaut["ghost"] is False
+    assert astronaut["tri_grid"]["wall_s"] > 0
+    assert np.asarray(Image.open(tmp_path / "out" / "photos_1.png")).shape == (320, 1280, 3)
+
+
+def test_flags_take_several_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["evaluate", "--out", "here", "--compare", "no discriminator=a.b", "on images=c.d"]
+    monkeypatch.setattr("sys.argv", words)
+    settings = config_from_arguments(Evaluation, "")
+    assert settings == Evaluation(Path("here"), compare=("no discriminator=a.b", "on images=c.d"))
