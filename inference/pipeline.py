@@ -125,10 +125,9 @@ def make_head(photo_path: Path, options: Options, models: Models, stages: Stages
         visible = encode_visible(portrait, models)
         seen = seen_surface(model.generator, visible, portrait.camera, step)
     with stages.stage("stitch", "Imagining the unseen side") as step:
-        occluded = encode_occluded(portrait, models, visible, seen)
-        mask = occlusion_mask(model.generator, seen, occluded, portrait.camera, step)
+        stitched = complete(portrait, models, visible, seen, step)
         height, width = photo.rgb.shape[:2]
-        field = carve(Field(model.generator, stitch(visible, occluded, mask)), portrait, (height, width))
+        field = carve(Field(model.generator, stitched), portrait, (height, width))
     with stages.stage("extract", "Shaping the surface") as step:
         mesh = extract(field, options.grid, options.faces, step)
     with stages.stage("unwrap", "Unwrapping") as step:
@@ -151,12 +150,22 @@ def encode_visible(portrait: AlignedPortrait, models: Models) -> TriGrid:
         return _tri_grid(encoder(_given(portrait, models, encoder), models.head.generator), models)
 
 
-def encode_occluded(portrait: AlignedPortrait, models: Models, visible: TriGrid, seen: SeenSurface) -> TriGrid:
-    """The head, completed where the photo shows nothing."""
-    encoder = models.head.occluded
+def complete(
+    portrait: AlignedPortrait, models: Models, visible: TriGrid, seen: SeenSurface, progress: Progress
+) -> TriGrid:
+    """The visible encoder's head, with what the photo does not show from the occluded encoder."""
+    encoder, generator = models.head.occluded, models.head.generator
     known = SeenPlanes(visible.planes[None], seen.cells[None])
     with torch.no_grad():
-        return _tri_grid(encoder(_given(portrait, models, encoder), models.head.generator, known), models)
+        occluded = _tri_grid(encoder(_given(portrait, models, encoder), generator, known), models)
+    return stitch(visible, occluded, occlusion_mask(generator, seen, occluded, portrait.camera, progress))
+
+
+def stitched_tri_grid(portrait: AlignedPortrait, models: Models) -> TriGrid:
+    """From portrait to the tri-grid of the whole head."""
+    visible = encode_visible(portrait, models)
+    seen = seen_surface(models.head.generator, visible, portrait.camera, silent)
+    return complete(portrait, models, visible, seen, silent)
 
 
 def _given(portrait: AlignedPortrait, models: Models, encoder: PortraitEncoder) -> PortraitInput:

@@ -167,7 +167,7 @@ class HeadSet:
         self.seeds.append(seed)
 
     def draw(self, indices: NDArray[np.integer], points: int, surface: int, rng: np.random.Generator) -> Batch:
-        """One view of each head as a photo might show it, with `points` supervised points and `surface` with normals."""
+        """A view of each head as a photo might show it, with `points` supervised points, and `surface` with normals."""
         rows = []
         for index in indices:
             view = int(rng.integers(len(self.heads[index]["images"])))

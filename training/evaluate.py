@@ -21,14 +21,13 @@ from PIL import Image
 
 from inference import checkpoints, pipeline
 from inference.camera import Camera, camera_from_vector
-from inference.encoders import PortraitEncoder
+from inference.encoders import PortraitInput, SeenPlanes
 from inference.errors import NoSurface
 from inference.face_networks import FACE_WEIGHTS_FOLDER, FaceNetworks, load_face_networks
 from inference.field import Field
-from inference.generator import TriPlaneGenerator
 from inference.messages import Options
 from inference.progress import silent
-from inference.stitching import occlusion_mask, stitch
+from inference.stitching import occlusion_mask, seen_surface, stitch
 from inference.surface import extract
 from inference.tri_grid import TriGrid
 
@@ -119,8 +118,8 @@ def measure_heads(
         for azimuth_deg in azimuths_deg:
             view = nearest_view(head, azimuth_deg)
             camera = camera_from_vector(head["cameras"][view])
-            portrait = heads.portrait(index, view, None)
-            grids = tri_grids(model, portrait, camera)
+            given = heads.portrait_input(index, view)
+            grids = tri_grids(model, given, camera)
             on_sheet = index < sheet and azimuth_deg == azimuths_deg[index % len(azimuths_deg)]
             for row in rows:
                 field = Field(model.generator, grids[row])
@@ -134,7 +133,7 @@ def measure_heads(
                 measures = measure_head(mesh, colours, field, head, view, camera, face)
                 records.append(record.with_measures(measures))
                 if on_sheet and row == "stitched":
-                    tiles.append(sheet_rows(portrait, mesh, colours, head, view, camera))
+                    tiles.append(sheet_rows(given.portraits[0].numpy(), mesh, colours, head, view, camera))
         print(f"{name or 'model'}: head {index + 1} of {len(heads.heads)}", flush=True)
     return records, tiles
 
@@ -145,17 +144,15 @@ def nearest_view(head: dict[str, NDArray], azimuth_deg: float) -> int:
     return int(np.abs(azimuth - azimuth_deg).argmin())
 
 
-def tri_grids(model: checkpoints.HeadModel, portrait: NDArray[np.float32], camera: Camera) -> dict[str, TriGrid]:
-    """Each encoder's tri-grid of a portrait (4, h, w), and the two stitched: the one way from a view to tri-grids."""
-
-    def encoded(generator: TriPlaneGenerator, encoder: PortraitEncoder) -> TriGrid:
-        with torch.no_grad():
-            latents = encoder(torch.from_numpy(portrait)[None], torch.from_numpy(camera.vector)[None])
-            planes = generator.synthesise_planes(latents.w_plus) + latents.residual
-        return TriGrid(planes[0], generator.config.box_side)
-
-    visible, occluded = encoded(model.generator, model.visible), encoded(model.generator, model.occluded)
-    mask = occlusion_mask(model.generator, visible, occluded, camera, silent)
+def tri_grids(model: checkpoints.HeadModel, given: PortraitInput, camera: Camera) -> dict[str, TriGrid]:
+    """Each encoder's tri-grid of a view, and the two stitched: the one way from a view to tri-grids."""
+    generator, box_side = model.generator, model.generator.config.box_side
+    with torch.no_grad():
+        visible = TriGrid(model.visible(given, generator).planes[0], box_side)
+        seen = seen_surface(generator, visible, camera, silent)
+        known = SeenPlanes(visible.planes[None], seen.cells[None])
+        occluded = TriGrid(model.occluded(given, generator, known).planes[0], box_side)
+    mask = occlusion_mask(generator, seen, occluded, camera, silent)
     return {"visible": visible, "occluded": occluded, "stitched": stitch(visible, occluded, mask)}
 
 

@@ -20,7 +20,6 @@ from inference.messages import Options
 from inference.photo import load_photo
 from inference.preview import contact_rows, draw_view
 from inference.progress import Stages, silent
-from inference.stitching import occlusion_mask, stitch
 from inference.surface import height_m, is_watertight
 
 from .ghost_face import BACK_CAMERA, PICTURE_SIZE, shows_face
@@ -144,9 +143,7 @@ def time_to_tri_grid(path: Path, models: pipeline.Models, thread_count: int) -> 
     with threads(thread_count):
         wall, cpu = time.perf_counter(), time.process_time()
         portrait = align(load_photo(path), models.face)
-        visible, occluded = pipeline.encode(portrait, models.head, silent)
-        mask = occlusion_mask(models.head.generator, visible, occluded, portrait.camera, silent)
-        stitch(visible, occluded, mask)
+        pipeline.stitched_tri_grid(portrait, models)
         return Duration(time.perf_counter() - wall, time.process_time() - cpu)
 
 

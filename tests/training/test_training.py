@@ -260,8 +260,9 @@ def test_a_run_goes_on_where_it_stopped(heads: Path, runs: Path) -> None:
     after = torch.load(runs / "generator" / "state.pt", weights_only=True)
     assert after["step"] == 3
     # One step moves little; a run that started anew would share nothing.
-    torch.testing.assert_close(after["encoder"]["style.0.weight"], before["encoder"]["style.0.weight"], atol=5e-3, rtol=0)
-    assert not torch.equal(after["encoder"]["style.0.weight"], before["encoder"]["style.0.weight"])
+    weights = [state["encoder"]["style.0.weight"] for state in (before, after)]
+    torch.testing.assert_close(*weights, atol=5e-3, rtol=0)
+    assert not torch.equal(*weights)
 
 
 def test_held_out_heads_are_measured_while_training_goes_on(runs: Path) -> None:
