@@ -108,7 +108,7 @@ def put_on(
         thickness = 0.012 + 0.022 * up + 0.02 * up * ramp(0, 0.14, rest[:, 2])
         parts = [_shell(bust, on_head, thickness, cloth, rng), _visor(bust, front, tilt, cloth, rng)]
     elif kind == "beanie":
-        slouch = rng.uniform(0, 0.05) * up**2 * ramp(0.1, -0.15, rest[:, 2])
+        slouch = rng.uniform(0, 0.05) * np.square(up) * ramp(0.1, -0.15, rest[:, 2])
         fold = FOLD * ramp(0.001, 0, height - rng.uniform(0.04, 0.07))
         ribs = 1 + 0.12 * np.sin(70 * np.arctan2(rest[:, 0], rest[:, 2] + 0.02))
         parts = [_shell(bust, on_head, 0.014 + fold + 0.02 * up + slouch, cloth, rng, ribs)]
