@@ -353,7 +353,7 @@ SMALLEST_LOCK = 150  # voxels; less floats in the air
 SURFACE_LEVEL = 0.42  # of the blurred solid; below half keeps thin locks
 GAP_CLOSED = 5  # voxels between hair and head that are filled
 NEAR_HAIR = 3  # voxels about hair where gaps are filled
-THREAD = 2  # voxels: half the width of hanging locks that are dropped
+STRAY_THREAD = 2  # voxels: half the width of grown locks that are dropped
 BLOCK_MARGIN = 8  # voxels about the hair's bounding box: closing and blurring reach no farther
 COLOUR_DEPTH = 3  # voxels below the surface whose colours still count
 
@@ -413,6 +413,7 @@ class Hairdo:
 
     points: HairPoints | None
     tint: FloatArray
+    thread: int = 1  # half the width of locks too thin to keep, voxels; cards are thin sheets and stay
 
 
 def noise(points: FloatArray, frequency: float, octaves: int, rng: np.random.Generator) -> FloatArray:
@@ -500,7 +501,7 @@ def dress(
     if cut.fringe is None:
         points = keep_face_free(points, rng)
     tint = np.maximum(roots * 0.85, shaved * rng.uniform(0.3, 0.8) * (0.75 + 0.25 * patchy))
-    return Hairdo(points, tint.astype(np.float32))
+    return Hairdo(points, tint.astype(np.float32), STRAY_THREAD)
 
 
 def card_hair(
@@ -855,10 +856,11 @@ def _as_hair(points: FloatArray, colours: FloatArray) -> HairPoints:
     return HairPoints(points.astype(np.float32), colours.astype(np.float32), np.ones(len(points), np.float32))
 
 
-def solidify(hair: HairPoints, body: BoolArray, grid: VoxelGrid) -> HairSolid | None:
+def solidify(hair: HairPoints, body: BoolArray, grid: VoxelGrid, thread: int = 1) -> HairSolid | None:
     """A closed surface around hair points, with no gap to the head; None if there is hardly any hair.
 
-    body: (count, count, count) voxels of the head.
+    body:   (count, count, count) voxels of the head.
+    thread: half the width of locks that are dropped, voxels.
     """
     inside = (np.abs(hair.points) < grid.half * 0.995).all(1)
     points, colours, is_hair = hair.points[inside], hair.colours[inside], hair.is_hair[inside]
@@ -881,11 +883,8 @@ def solidify(hair: HairPoints, body: BoolArray, grid: VoxelGrid) -> HairSolid | 
     filled = dense | (covered & ~head)
     cloth = np.zeros(head.size, bool)
     cloth[flat[is_hair == 0]] = True
-    # Hanging threads go. The brim of a cap is as thin, and so are cards that stand off the crown: these stay.
-    kept = grow(shrink(filled | head, 1), 1)
-    hanging = slice(0, max(0, int(grid.index(np.zeros((1, 3)))[0, 1] - origin[1])))  # below y = 0
-    kept[:, hanging] &= grow(shrink(filled | head, THREAD), THREAD)[:, hanging]
-    filled &= kept | grow(cloth.reshape(head.shape), 1)
+    # Drops and threads of hair go; the brim of a cap is as thin, and stays.
+    filled &= grow(shrink(filled | head, thread), thread) | grow(cloth.reshape(head.shape), 1)
     smooth = np.pad(_blur(filled, 1.0), 1)
     vertices, faces, _, _ = marching_cubes(smooth, SURFACE_LEVEL)
     vertices = (((vertices - 1 + origin + 0.5) / grid.count * 2 - 1) * grid.half).astype(np.float32)

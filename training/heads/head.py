@@ -209,7 +209,7 @@ def build_head(
         skin = skin + normals * (rig.hairline * BUZZ_HEIGHT * (1 + 0.3 * hair_module.noise(skin, 30, 2, rng)))[:, None]
     eyeballs = frame(rig.eyes.fit(base_vertices))
     body = _body_voxels(rig, skin, eyeballs)
-    hair = hair_module.solidify(hair_module.join(parts), body, GRID) if parts else None
+    hair = hair_module.solidify(hair_module.join(parts), body, GRID, hairdo.thread) if parts else None
     union = body if hair is None else body | hair.voxels
     solid = _fill_pockets(union)
 

@@ -42,6 +42,7 @@ CLOTHS = (  # sRGB
     (0.75, 0.62, 0.45),
     (0.80, 0.45, 0.52),
 )
+FOLD = 0.014  # box units a beanie is thicker where it is turned up
 PRESSED = 0.07  # box units below the edge within which headwear holds hair to the head
 NECK_AXIS_Z = -0.045  # depth of the neck's middle
 
@@ -107,11 +108,10 @@ def put_on(
         thickness = 0.012 + 0.022 * up + 0.02 * up * ramp(0, 0.14, rest[:, 2])
         parts = [_shell(bust, on_head, thickness, cloth, rng), _visor(bust, front, tilt, cloth, rng)]
     elif kind == "beanie":
-        slouch = rng.uniform(0, 0.05) * up**2 * ramp(0.1, -0.15, rest[:, 2])
-        fold = 0.014 * (height < rng.uniform(0.04, 0.07)).astype(float)
+        slouch = rng.uniform(0, 0.05) * np.square(up) * ramp(0.1, -0.15, rest[:, 2])
+        fold = FOLD * ramp(0.001, 0, height - rng.uniform(0.04, 0.07))
         ribs = 1 + 0.12 * np.sin(70 * np.arctan2(rest[:, 0], rest[:, 2] + 0.02))
-        thickness = 0.014 + fold + 0.02 * up + slouch
-        parts = [_shell(bust, on_head, thickness, cloth, rng, ribs)]
+        parts = [_shell(bust, on_head, 0.014 + fold + 0.02 * up + slouch, cloth, rng, ribs)]
     elif kind == "hat":
         crown = _shell(bust, on_head, 0.014 + 0.03 * up + 0.03 * ramp(0.05, 0.11, height), cloth, rng)
         parts = [crown, _brim(bust, front, slope, tilt, cloth, rng)]
