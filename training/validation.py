@@ -57,15 +57,14 @@ def _measure(what: Validation, batch: Batch, noise: torch.Generator, head: Array
     error = (distance - points.distance).clamp(-DISTANCE_UNIT, DISTANCE_UNIT).abs() / DISTANCE_UNIT
     shade = (colour - points.colour).abs().mean(dim=-1)
     shown = seen_by(batch.views, points.points) > 0
-    band = points.distance.abs() < COLOUR_BAND
-    head = points.points[..., 1] > NECK
+    wanted = (points.distance.abs() < COLOUR_BAND) & (points.points[..., 1] > NECK)
     even = torch.from_numpy(head["uniform_points"].astype(np.float32))
     above = even[:, 1] > NECK
     inside = (generator.query_distance(planes, even[None])[0][0] < 0) & above
     truth = torch.from_numpy(head["uniform_distance"] < 0) & above
     values = {"IoU": ((inside & truth).sum() / (inside | truth).sum()).item()}
     for side, rows in (("seen", shown), ("hidden", ~shown)):
-        values[f"distance {side}"] = error[rows & band & head].mean().item()
-        values[f"colour {side}"] = shade[rows & band & head].mean().item()
+        values[f"distance {side}"] = error[rows & wanted].mean().item()
+        values[f"colour {side}"] = shade[rows & wanted].mean().item()
     values["normal"] = normal_loss(generator, planes, batch.surface, noise).item()
     return values
