@@ -29,9 +29,10 @@ from .photo import load_photo
 from .preview import preview_sheet
 from .progress import Progress, Stages, silent
 from .quality import Quality, landmark_nme, matte_iou, visible_share
-from .silhouette import carve
+from .refinement import LEVELS, Refinement, WarpedField, refine
+from .silhouette import ColouredField, carve
 from .stitching import occlusion_mask, stitch
-from .surface import Mesh, extract, height_m, is_watertight, metres_from_head
+from .surface import METRES_PER_UNIT, Mesh, extract, height_m, is_watertight, metres_from_head
 from .tri_grid import TriGrid
 from .unwrap import unwrap
 
@@ -46,6 +47,7 @@ SHARES = {  # CPU seconds of each stage at the default quality, measured: how th
     "align": 0.4,
     "encode": 0.2,
     "stitch": 0.8,
+    "refine": 1.3,
     "extract": 2.5,
     "unwrap": 3.5,
     "bake": 2.0,
@@ -79,12 +81,17 @@ def load_models(name: str = "starter", device: str = "auto") -> Models:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """A finished head and what it was made from: mesh is closed, head.mesh is the same with seams for the texture."""
+    """A finished head and what it was made from.
+
+    mesh:       closed; head.mesh is the same with seams for the texture.
+    refinement: None where the head was left as the encoders made it.
+    """
 
     portrait: AlignedPortrait
     mesh: Mesh
     head: TexturedHead
     quality: Quality
+    refinement: Refinement | None
 
 
 def reconstruct(
@@ -125,8 +132,14 @@ def make_head(photo_path: Path, options: Options, models: Models, stages: Stages
         visible, occluded = encode(portrait, model, step)
     with stages.stage("stitch", "Joining seen and unseen") as step:
         mask = occlusion_mask(model.generator, visible, occluded, portrait.camera, step)
-        height, width = photo.rgb.shape[:2]
-        field = carve(Field(model.generator, stitch(visible, occluded, mask)), portrait, (height, width))
+        field: ColouredField = Field(model.generator, stitch(visible, occluded, mask))
+    height, width = photo.rgb.shape[:2]
+    with stages.stage("refine", "Fitting the head to the photo") as step:
+        refinement, effort = None, LEVELS[options.refinement]
+        if effort:
+            refinement = refine(field, portrait, (height, width), models.face, effort, step)
+            field = WarpedField(field, refinement)
+        field = carve(field, portrait, (height, width))
     with stages.stage("extract", "Shaping the surface") as step:
         mesh = extract(field, options.grid, options.faces, step)
     with stages.stage("unwrap", "Unwrapping") as step:
@@ -139,7 +152,7 @@ def make_head(photo_path: Path, options: Options, models: Models, stages: Stages
             matte_iou(mesh, portrait.camera, portrait.matte),
             landmark_nme(mesh, field, portrait, models.face),
         )
-    return Reconstruction(portrait, mesh, head, quality)
+    return Reconstruction(portrait, mesh, head, quality, refinement)
 
 
 def encode(portrait: AlignedPortrait, model: HeadModel, progress: Progress) -> tuple[TriGrid, TriGrid]:
@@ -174,6 +187,7 @@ def make_report(
         "options": asdict(options),
         "portrait": asdict(portrait.pose),
         "quality": asdict(quality),
+        "refinement": refinement_report(options.refinement, made.refinement),
         "mesh": {
             "vertices": len(mesh.vertices),
             "faces": len(mesh.faces),
@@ -196,6 +210,22 @@ def make_report(
     }
 
 
+def refinement_report(level: str, refinement: Refinement | None) -> dict[str, Any]:
+    """What fitting the head to its photo did; lengths are metres, None where nothing was measured."""
+    if refinement is None:
+        return {"level": level, "steps": 0, "outline_m": None, "landmarks_m": None}
+    before, after = refinement.before, refinement.after
+    landmarks = None
+    if before.landmarks is not None and after.landmarks is not None:
+        landmarks = [before.landmarks * METRES_PER_UNIT, after.landmarks * METRES_PER_UNIT]
+    return {
+        "level": level,
+        "steps": refinement.steps,
+        "outline_m": [before.outline * METRES_PER_UNIT, after.outline * METRES_PER_UNIT],
+        "landmarks_m": landmarks,
+    }
+
+
 def warnings_of(portrait: AlignedPortrait, quality: Quality) -> list[str]:
     """What the user should know though there is a head."""
     pose, warnings = portrait.pose, []
@@ -214,6 +244,10 @@ def check_options(options: Options) -> None:
     """Raise BadOption for a value that cannot be used."""
     if options.device not in DEVICES:
         raise BadOption(f"There is no device called {options.device!r}.", f"Choose one of {', '.join(DEVICES)}.")
+    if options.refinement not in LEVELS:
+        raise BadOption(
+            f"The head cannot be fitted to its photo {options.refinement!r}.", f"Choose one of {', '.join(LEVELS)}."
+        )
     for name, (lowest, highest) in LIMITS.items():
         value = getattr(options, name)
         if not isinstance(value, int) or not lowest <= value <= highest:

@@ -38,6 +38,7 @@ class PhotoSheet:
     grid: int = 256
     faces: int = 30_000
     texture: int = 1024
+    refinement: str = Options.refinement
     size: int = 160  # px of a picture on the sheet
     a_sheet: int = 10  # photos on one sheet; more make the picture too tall to look at
     threads: int = 2
@@ -47,7 +48,7 @@ def run(settings: PhotoSheet) -> str:
     """Write `table.md` and `sheet_N.png` into the folder; returns the table."""
     torch.set_num_threads(settings.threads)
     models = pipeline.load_models(settings.model, "cpu")
-    options = Options(settings.model, "cpu", settings.grid, settings.faces, settings.texture, 0)
+    options = Options(settings.model, "cpu", settings.grid, settings.faces, settings.texture, 0, settings.refinement)
     lines = ["| photo | yaw | IoU | landmark NME | seen | height m | closed | s |", "|---" * 8 + "|"]
     rows: list[NDArray[np.uint8]] = []
     overlaps = []
