@@ -26,6 +26,7 @@ from .gltf import write_glb
 from .job_folder import check_writable, whole_folder
 from .messages import Options
 from .photo import load_photo
+from .photo_check import photo_warnings
 from .preview import preview_sheet
 from .progress import Progress, Stages, silent
 from .quality import Quality, landmark_nme, matte_iou, visible_share
@@ -55,9 +56,8 @@ SHARES = {  # CPU seconds of each stage at the default quality, measured: how th
     "preview": 2.1,
     "write": 0.5,
 }
-STEEP_DEG = 45.0  # beyond this yaw or pitch the landmark fit, and with it the camera, is unreliable
-LOW_LANDMARK_SCORE = 0.7  # the landmark network is this unsure of faces that are covered or blurred
 LOW_MATTE_IOU = 0.75  # a head whose outline differs this much has missed hair or the pose
+FAR_OUTLINE = 0.008  # box units of mean misfit before refining; the worst of 20 photos, hats among them, has 0.0055
 
 
 @dataclass(frozen=True)
@@ -83,10 +83,12 @@ def load_models(name: str = "starter", device: str = "auto") -> Models:
 class Reconstruction:
     """A finished head and what it was made from.
 
+    photo_size: (height, width) px of the photo.
     mesh:       closed; head.mesh is the same with seams for the texture.
     refinement: None where the head was left as the encoders made it.
     """
 
+    photo_size: tuple[int, int]
     portrait: AlignedPortrait
     mesh: Mesh
     head: TexturedHead
@@ -152,7 +154,7 @@ def make_head(photo_path: Path, options: Options, models: Models, stages: Stages
             matte_iou(mesh, portrait.camera, portrait.matte),
             landmark_nme(mesh, field, portrait, models.face),
         )
-    return Reconstruction(portrait, mesh, head, quality, refinement)
+    return Reconstruction((height, width), portrait, mesh, head, quality, refinement)
 
 
 def encode(portrait: AlignedPortrait, model: HeadModel, progress: Progress) -> tuple[TriGrid, TriGrid]:
@@ -206,7 +208,7 @@ def make_report(
         },
         "seconds": {stage: round(duration, 3) for stage, duration in seconds.items()},
         "peak_memory_mb": peak_memory_mb(),
-        "warnings": warnings_of(portrait, quality),
+        "warnings": warnings_of(made),
     }
 
 
@@ -226,17 +228,15 @@ def refinement_report(level: str, refinement: Refinement | None) -> dict[str, An
     }
 
 
-def warnings_of(portrait: AlignedPortrait, quality: Quality) -> list[str]:
+def warnings_of(made: Reconstruction) -> list[str]:
     """What the user should know though there is a head."""
-    pose, warnings = portrait.pose, []
-    if pose.faces_found > 1:
-        warnings.append(f"{pose.faces_found} faces were found; the largest was taken.")
-    if max(abs(pose.yaw_deg), abs(pose.pitch_deg)) > STEEP_DEG:
-        warnings.append("The face is turned more than 45 degrees; the shape may be off.")
-    if pose.landmark_score < LOW_LANDMARK_SCORE:
-        warnings.append("The face is hard to make out; covered or blurred parts may be wrong.")
-    if quality.matte_iou < LOW_MATTE_IOU:
-        warnings.append("The head's outline differs from the photo; hair or a hat may be missing.")
+    warnings = photo_warnings(made.portrait, made.photo_size)
+    missed = made.refinement is not None and made.refinement.before.outline > FAR_OUTLINE
+    if made.quality.matte_iou < LOW_MATTE_IOU or missed:
+        warnings.append(
+            "The head's outline differs from the photo; hair, a hat or a scarf may be missing. "
+            "Use a photo without them, before a plain background."
+        )
     return warnings
 
 

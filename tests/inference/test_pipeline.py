@@ -22,6 +22,7 @@ from inference.messages import Options
 from inference.photo import load_photo
 from inference.pipeline import Models, load_models, reconstruct
 from inference.progress import Cancelled, Stages, silent
+from inference.refinement import Misfit, Refinement
 from inference.surface import METRES_PER_UNIT, NECK_CUT_Y
 from tests.neck_and_sphere import HEAD_RADIUS
 
@@ -278,3 +279,15 @@ def test_a_reconstruction_needs_no_network(astronaut, simple_model, tmp_path):
     command = [sys.executable, "-c", code, "reconstruct", str(astronaut), "--out", str(tmp_path / "out"), *options]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+
+
+def test_an_outline_far_from_the_photos_is_told(astronaut, models, small):
+    made = pipeline.make_head(astronaut, small, models, Stages(pipeline.SHARES, silent))
+    near, far = Misfit(0.005, None), Misfit(0.02, None)
+    for before, told in ((near, 0), (far, 1)):
+        fits = dataclasses.replace(made.quality, matte_iou=0.95)
+        refinement = Refinement(torch.zeros(1, 3, 2, 2, 2), 0.7, 3, before, near)
+        warnings = pipeline.warnings_of(dataclasses.replace(made, quality=fits, refinement=refinement))
+        assert len(warnings) == told and all("outline" in warning for warning in warnings)
+    unlike = dataclasses.replace(made, quality=dataclasses.replace(made.quality, matte_iou=0.6))
+    assert any("outline" in warning for warning in pipeline.warnings_of(unlike))
