@@ -28,6 +28,7 @@ from .progress import Progress, silent
 from .resampling import build_pyramid
 from .silhouette import FALL, ColouredField, in_photo, outline_distance
 from .stitching import DEPTH_SIZE, EMPTY_DEPTH, SCOUT_GRID, Scout, input_depth, look_up
+from .surface import NECK_CUT_Y
 
 FloatArray = NDArray[np.float64]
 
@@ -52,6 +53,7 @@ LANDMARK_WEIGHT = 0.5
 BENDING_WEIGHT = 7e-6  # of second derivatives
 STRETCH_WEIGHT = 3.5e-6  # of first derivatives
 SHIFT_WEIGHT = 3.5e-3  # of the displacement itself
+PIN_WEIGHT = 1.0  # of the displacement below the neck: else it goes on growing there and folds the neck
 STIFFENING = 4.0  # times more weight on bending and stretch while space folds
 STIFFENINGS = 4  # at most; with the last, 256 times, nothing has been seen to fold
 LEAST_VOLUME = 0.25  # of its former size that no piece of space may be squeezed below
@@ -127,6 +129,12 @@ class Lattice:
         """Distance of neighbouring control points, box units."""
         return self.box_side / (self.count - 3)
 
+    @property
+    def heights(self) -> FloatArray:
+        """(count ** 3,) y of each control point, head frame."""
+        along = (np.arange(self.count) - 1) * self.spacing - self.box_side / 2
+        return np.broadcast_to(along[:, None], (self.count,) * 3).ravel()
+
     def weights(self, points: NDArray[np.floating]) -> sparse.csr_matrix:
         """(m, count ** 3) share of each control point at points (m, 3); beyond the box, as on its side."""
         position = (np.clip(points, -self.box_side / 2, self.box_side / 2) + self.box_side / 2) / self.spacing
@@ -192,16 +200,17 @@ def refine(
     everywhere = lattice.weights(np.stack(np.meshgrid(samples, samples, samples, indexing="ij"), -1).reshape(-1, 3))
     outline = Outline(field, look, portrait, photo_size)
     stiffness = lattice.stiffness(BENDING_WEIGHT, STRETCH_WEIGHT, SHIFT_WEIGHT)
+    stiffness += np.diag(np.where(lattice.heights < NECK_CUT_Y, PIN_WEIGHT, 0.0))
     pull_weights = None if pull is None else lattice.weights(pull.places)
     controls = np.zeros((lattice.count**3, 3))
-    shift = _on_grid(everywhere, controls)
+    shift = _on_grid(everywhere, controls, field.box_side)
     seen = outline.compare(shift)
     before = after = Misfit(seen.mean, _landmark_misfit(pull, pull_weights, controls))
     for step in range(effort.steps):
         progress(0.5 + 0.5 * step / effort.steps, "Fitting the head to the photo")
         for _ in range(STIFFENINGS):
             controls = solve(lattice, stiffness, seen, controls, pull, pull_weights)
-            shift = _on_grid(everywhere, controls)
+            shift = _on_grid(everywhere, controls, field.box_side)
             if least_volume(shift, field.box_side) >= LEAST_VOLUME:
                 break
             stiffness = stiffness * STIFFENING
@@ -363,9 +372,11 @@ def least_volume(shift: Tensor, box_side: float) -> float:
     return float(np.linalg.det(np.moveaxis(derivatives, 0, -2) + np.eye(3)).min())
 
 
-def _on_grid(everywhere: sparse.csr_matrix, controls: FloatArray) -> Tensor:
-    """The displacement of a lattice as `Refinement.shift`."""
+def _on_grid(everywhere: sparse.csr_matrix, controls: FloatArray, box_side: float) -> Tensor:
+    """The displacement of a lattice as `Refinement.shift`, faded out along the neck: what is below it stays below."""
     shifts = (everywhere @ controls).T.reshape(1, 3, WARP_GRID, WARP_GRID, WARP_GRID)
+    heights = np.linspace(-0.5, 0.5, WARP_GRID) * box_side
+    shifts = shifts * np.clip((heights - NECK_CUT_Y) / (LOWEST_Y - NECK_CUT_Y), 0, 1)[:, None]
     return torch.from_numpy(shifts.astype(np.float32))
 
 

@@ -129,3 +129,10 @@ def test_squeezing_space_to_half_halves_its_volume():
     shift = torch.zeros(1, 3, *[refinement.WARP_GRID] * 3)
     shift[0, 0] = -0.5 * samples[:, None, None]
     assert least_volume(shift, 0.7) == pytest.approx(0.5, abs=1e-4)
+
+
+def test_what_lies_below_the_neck_stays_where_it_is(face):
+    found = fitted(0.23, 0.2 / PIXEL, face)
+    below = np.array([[x, -0.34, z] for x in (-0.2, 0.0, 0.2) for z in (-0.1, 0.1)])
+    assert np.abs(moved(below, found.shift, found.box_side) - below).max() < 1e-7  # single precision
+    assert found.shift.abs().max() > 0.015
