@@ -68,7 +68,7 @@ def input_depth(look: Scout, camera: Camera) -> Tensor:
     distance = float((camera.position**2).sum() ** 0.5)
     steps = torch.linspace(distance - reach, distance + reach, 3 * SCOUT_GRID, device=device)
     points = origins[..., None, :] + directions[..., None, :] * steps[:, None]  # (h, w, step, 3)
-    inside = _look_up(look, points.view(-1, 3)).view(DEPTH_SIZE, DEPTH_SIZE, -1) - look.level
+    inside = look_up(look, points.view(-1, 3)).view(DEPTH_SIZE, DEPTH_SIZE, -1) - look.level
     entered = inside > 0
     first = entered.float().argmax(dim=-1, keepdim=True)
     before = (first - 1).clamp(min=0)
@@ -182,7 +182,7 @@ def stitch(visible: TriGrid, occluded: TriGrid, mask: Tensor) -> TriGrid:
     return TriGrid(planes, visible.box_side)
 
 
-def _look_up(look: Scout, points: Tensor) -> Tensor:
+def look_up(look: Scout, points: Tensor) -> Tensor:
     """(m,) density at (m, 3) points, trilinear from the scout's grid; far outside the surface beyond the box."""
     grid = (points * (2 / look.side)).flip(-1)[None, None, None]  # grid_sample wants the last axis first
     inside = F.grid_sample(
