@@ -38,7 +38,7 @@ class EncoderConfig:
 
     input_size: int = 128  # px, side of the portrait the encoder looks at
     channels: tuple[int, ...] = (32, 64, 128, 192, 256)  # of the trunk; each level halves the picture
-    second_block_from: int = 2  # levels from this one on have a second block: there it costs little
+    second_blocks: tuple[int, ...] = (2, 3)  # levels with a second block: before, it costs time, behind, weights
     feature_channels: int = 32  # of the picture features that are lifted onto the planes
     lift_channels: int = 16  # of a lifted sample
     lift_width: int = 32  # of the mixing layers on the planes; 64 took twice the encoder's whole time
@@ -51,7 +51,8 @@ class EncoderConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> EncoderConfig:
         """The config a checkpoint carries."""
-        return cls(**{**values, "channels": tuple(values["channels"])})
+        tuples = {name: tuple(values[name]) for name in ("channels", "second_blocks") if name in values}
+        return cls(**{**values, **tuples})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
@@ -194,7 +195,7 @@ class PortraitEncoder(nn.Module):
         self.trunk = nn.ModuleList()
         for level, (wide_in, wide_out) in enumerate(zip(inputs, channels, strict=True)):
             blocks = [ResidualBlock(wide_in, wide_out)]
-            if level >= config.second_block_from:
+            if level in config.second_blocks:
                 blocks.append(ResidualBlock(wide_out, wide_out, stride=1))
             self.trunk.append(nn.Sequential(*blocks))
         side = config.input_size >> len(channels)
