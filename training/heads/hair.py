@@ -286,28 +286,6 @@ def _falling(
     return direction + in_face[:, None] * aside
 
 
-def full_beard(
-    rig: Rig, skin: FloatArray, normals: FloatArray, colour: FloatArray, rng: np.random.Generator
-) -> HairPoints:
-    """A beard long enough to have a shape of its own."""
-    density = rig.beard[rig.faces].mean(1)
-    growing = np.flatnonzero(density > 0.35)
-    count = 9_000
-    roots, chosen, weights = scatter_on_mesh(skin, rig.faces[growing], count, rng)
-    outward = _unit((normals[rig.faces[growing[chosen]]] * weights[..., None]).sum(1))
-    edge = np.clip((density[growing[chosen]] - 0.3) / 0.4, 0.2, 1)
-    length = rng.choice([0.006, 0.013, 0.03], p=[0.5, 0.35, 0.15]) * edge
-    length = (length * np.clip(1.2 - (roots[:, 1] - (rig.mouth_height - 0.02)) * 6, 0.4, 1.3))[:, None]  # less above
-    shade = np.exp(rng.normal(0, 0.25, count))[:, None] * rng.uniform(0.7, 1)
-    steps = 6
-    tips, points, colours = roots, [], []
-    for step in range(steps):
-        tips = tips + (outward * 0.35 + np.array([0, -0.6, 0.15])) * length / steps
-        points.append(tips)
-        colours.append(colour * shade * (0.85 + 0.1 * step))
-    return HairPoints(np.concatenate(points).astype(np.float32), np.concatenate(colours).astype(np.float32))
-
-
 def keep_face_free(hair: HairPoints, rng: np.random.Generator) -> HairPoints:
     """Drop hair in front of eyes, nose and mouth."""
     half_width, top, eyes = rng.uniform(0.105, 0.13), rng.uniform(0.03, 0.075), -0.09
