@@ -26,7 +26,7 @@ STYLES: dict[str, tuple[float, tuple[float, float], tuple[float, float]]] = {
     "moustache": (0.07, (0.005, 0.012), (0.7, 0.95)),
     "goatee": (0.11, (0.003, 0.014), (0.7, 0.95)),
     "chin_strap": (0.04, (0.002, 0.005), (0.6, 0.9)),
-    "boxed": (0.14, (0.004, 0.010), (0.7, 0.95)),
+    "boxed": (0.14, (0.003, 0.009), (0.7, 0.95)),
     "full": (0.10, (0.012, 0.024), (0.8, 1.0)),
     "long": (0.04, (0.04, 0.08), (0.85, 1.0)),
 }
@@ -78,7 +78,8 @@ def draw_beard(rig: Rig, person: Person, hair_colour: FloatArray, rng: np.random
     colour = hair_colour
     if rng.random() < OTHER_COLOUR_SHARE:
         other = "grey" if person.age > 0.62 else str(rng.choice(["red", "light_brown", "dark_brown"]))
-        colour = 0.5 * hair_colour + 0.5 * np.array(COLOURS[other])
+        share_of_other = rng.uniform(0.2, 0.6)
+        colour = (1 - share_of_other) * hair_colour + share_of_other * np.array(COLOURS[other])
     colour = colour * rng.uniform(0.65, 1.0)
     return Beard(style, rng.uniform(*lengths), rng.uniform(*strengths), share.astype(np.float32), colour)
 
@@ -96,7 +97,7 @@ def _region(rig: Rig, style: str, rng: np.random.Generator) -> FloatArray:
     patch = ramp(0.016, 0.006, x) * ramp(-0.06, -0.03, y) * (y < 0)
     beside = ramp(0.034, 0.050, x) * ramp(0.078, 0.060, x) * ramp(-0.08, -0.05, y) * ramp(0.03, 0.012, y)
     lowered = rng.uniform(0.0, 0.022) + {"boxed": 0.012, "chin_strap": 0.05}.get(style, 0.0)
-    edge = np.interp(x, CHEEK_X, CHEEK_RISE) - lowered * ramp(0.13, 0.10, x)
+    edge = np.interp(x, CHEEK_X, CHEEK_RISE) - lowered * ramp(0.13, 0.10, x) * ramp(0.03, 0.06, x)
     lowest = -0.145 if style in ("shadow", "stubble", "full", "long") else -0.11
     jaw = ramp(0, 0.028, edge - y) * ramp(lowest, lowest + 0.035, y) * ramp(-0.005, 0.035, z)
     jaw = np.maximum(jaw, patch * jaw.max())
@@ -138,7 +139,9 @@ def beard_hair(
     points, colours = [], []
     for step in range(steps):
         along = (step + rng.random((ROOTS, 1))) / steps
-        tips = roots + direction * length * along - np.array([1.0, 0, 0]) * roots[:, :1] * 0.25 * along * (length / 0.05)
+        tips = (
+            roots + direction * length * along - np.array([1.0, 0, 0]) * roots[:, :1] * 0.25 * along * (length / 0.05)
+        )
         points.append(tips)
         colours.append(beard.colour * shade * (0.8 + 0.3 * along))
     hair = HairPoints(np.concatenate(points).astype(np.float32), np.concatenate(colours).astype(np.float32))

@@ -50,7 +50,7 @@ def _rotation(gaze_deg: tuple[float, float]) -> FloatArray:
 
 
 def wet_normals(eyeballs: FloatArray, gaze_deg: tuple[float, float]) -> FloatArray:
-    """(n, 3) unit normals of the film of tears: a sphere with the bulge of the cornea, which the mesh is too plain for."""
+    """(n, 3) unit normals of the film of tears: a ball with the bulge of the cornea, which the mesh lacks."""
     _, centres, _ = _centres(eyeballs)
     outward = eyeballs - centres
     outward = outward / (np.linalg.norm(outward, axis=1, keepdims=True) + 1e-9)

@@ -17,8 +17,8 @@ FloatArray = NDArray[np.floating]
 
 GLASSES_SHARE = 0.14  # of heads
 SUNGLASSES_SHARE = 0.11  # of glasses
-# Half width, half height of a lens; exponent of its superellipse; how far its lower outer part is pulled in; the frame's
-# radius. Millimetres are twice the thousandths: .050 is a lens 50 mm wide.
+# Half width, half height of a lens; exponent of its superellipse; how far its lower part is pulled in; the frame's radius.
+# Millimetres are twice the thousandths: .050 is a lens 50 mm wide.
 SHAPES: dict[str, tuple[float, float, float, float, float]] = {
     "round": (0.045, 0.043, 2.0, 0.0, 0.0022),
     "rectangular": (0.053, 0.033, 4.5, 0.05, 0.0026),
@@ -178,7 +178,8 @@ def _lens(outline: FloatArray, colour: FloatArray, opacity: tuple[float, float])
     """A disc within the outline (n, 3), seen from both sides; opacity at its bottom and top."""
     middle, count = outline.mean(0), len(outline)
     vertices = np.concatenate(
-        [middle + (outline - middle) * share for share in np.linspace(1, 0, LENS_RINGS, endpoint=False)] + [middle[None]]
+        [middle + (outline - middle) * share for share in np.linspace(1, 0, LENS_RINGS, endpoint=False)]
+        + [middle[None]]
     )
     i = np.arange(count)
     j = (i + 1) % count
@@ -212,4 +213,4 @@ def _lens_look(is_dark: bool, rng: np.random.Generator) -> tuple[FloatArray, tup
         colour = np.array([0.02, 0.018, 0.016]) * rng.uniform(0.6, 2) * np.exp(rng.normal(0, 0.2, 3))
         return colour, (rng.uniform(0.6, 0.97), 0.97)
     sky = np.array([0.75, 0.85, 1.0]) * rng.uniform(0.5, 1)
-    return sky, (rng.uniform(0.01, 0.03), rng.uniform(0.03, 0.14))
+    return sky, (rng.uniform(0.01, 0.03), rng.uniform(0.02, 0.10))

@@ -136,7 +136,8 @@ def _skin_albedo(paint: SkinPaint, face: IntArray, weights: FloatArray, points: 
     albedo = albedo + (paint.bare - albedo) * 0.95 * share(paint.scalp)
     tint = share(paint.tint)
     grain = sample_texture(_grain(), uv)
-    albedo = albedo * (1 - 0.75 * tint) + 0.9 * paint.hair_colour * 0.75 * tint * np.exp(grain * np.clip(1.3 * tint, 0, 1))
+    shaved = paint.hair_colour * np.exp(grain * np.clip(1.3 * tint, 0, 1))
+    albedo = albedo * (1 - 0.75 * tint) + 0.9 * 0.75 * tint * shaved
     beard = share(paint.beard)
     beard = np.clip(beard * np.exp(0.8 * grain * (beard < 0.9)), 0, 1)  # hairs stand apart
     albedo = albedo * (1 - 0.85 * beard) + paint.beard_colour * 0.85 * beard

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .head import EYE, SKIN, Head
+from .head import EYE, SKIN, TEETH, Head
 from .subdivision import neighbour_mean
 
 FloatArray = NDArray[np.floating]
@@ -25,15 +25,23 @@ LEAST_LIGHT = 0.02  # harmonics ring below zero
 GLOSS = np.array([0.035, 2.5, 0.04, 0.15], np.float32)
 SHARPNESS = np.array([18.0, 420.0, 14.0, 60.0], np.float32)
 SHEEN = 0.10  # of grazing skin, which is nearer to a mirror (Fresnel)
-BLEED = np.array([0.14, 0.035, 0.02], np.float32)  # how far past the shadow's edge light comes through skin, as a cosine
+BLEED = np.array(
+    [0.14, 0.035, 0.02], np.float32
+)  # how far past the shadow's edge light comes through skin, as a cosine
 TEARS_REFLECT = 0.045  # of the surroundings, by the film over the eye
 LID_SHADOW = 0.4  # of the sky, which lashes and lid take from the upper white
 
-# Setups of real portraits and their shares. Strengths are of radiance before it is brought to a mean of one:
-# everywhere, from above, the key and its sharpness (exponent of the lobe), the fill.
-# `side`, `height`, `front` bound where the key is; the lamp is the hard part of the key, and its chance.
+ENAMEL_GLOW = 0.35  # of open light on teeth: lips and enamel pass light on, which rays to the sky do not count
+
+
 @dataclass(frozen=True)
 class Setup:
+    """How a kind of portrait is lit: its share, and the ranges to draw from.
+
+    Strengths are of radiance before it is brought to a mean of one: from everywhere, from above, the key with the
+    exponent of its lobe, the fill. side, height, front: where the key is; lamp: its hard part, and the chance of one.
+    """
+
     share: float
     ambient: tuple[float, float]
     overhead: tuple[float, float]
@@ -49,23 +57,43 @@ class Setup:
     fill_warmth_sd: float = 0.10
 
 
+# Of real portraits.
 SETUPS = {
-    "room": Setup(0.22, (0.25, 0.6), (0.2, 0.7), (0.4, 2.2), 4, (0, 0.7), (0, 1.2), (0, 0.9), (0.2, 1), 0.25, (0.4, 1.2)),
+    "room": Setup(
+        0.22, (0.25, 0.6), (0.2, 0.7), (0.4, 2.2), 4, (0, 0.7), (0, 1.2), (0, 0.9), (0.2, 1), 0.25, (0.4, 1.2)
+    ),
     "overcast": Setup(0.14, (0.3, 0.6), (0.6, 1.3), (0, 0.4), 2, (0, 0.2), (0, 1), (0.2, 1), (0, 1), 0, (0, 0), -0.03),
-    "window": Setup(0.16, (0.12, 0.35), (0.05, 0.25), (1.5, 3.5), 5, (0, 0.4), (0.7, 1.4), (0, 0.5), (0.1, 0.7), 0, (0, 0)),
-    "beauty": Setup(0.12, (0.3, 0.6), (0.1, 0.3), (1.2, 2.6), 7, (0.1, 0.6), (0, 0.2), (0.1, 0.5), (0.9, 1), 0.5, (0.2, 0.6)),
+    "window": Setup(
+        0.16, (0.12, 0.35), (0.05, 0.25), (1.5, 3.5), 5, (0, 0.4), (0.7, 1.4), (0, 0.5), (0.1, 0.7), 0, (0, 0)
+    ),
+    "beauty": Setup(
+        0.12, (0.3, 0.6), (0.1, 0.3), (1.2, 2.6), 7, (0.1, 0.6), (0, 0.2), (0.1, 0.5), (0.9, 1), 0.5, (0.2, 0.6)
+    ),
     "rembrandt": Setup(
         0.10, (0.12, 0.3), (0.05, 0.2), (0.4, 1.2), 6, (0, 0.3), (0.6, 1), (0.5, 0.9), (0.5, 0.9), 1, (0.7, 1.5)
     ),
-    "office": Setup(0.09, (0.25, 0.5), (1.2, 2.4), (0, 0.5), 4, (0, 0.4), (0, 0.5), (0.8, 1), (0.1, 0.5), 0.15, (0.3, 0.7)),
+    "office": Setup(
+        0.09, (0.25, 0.5), (1.2, 2.4), (0, 0.5), 4, (0, 0.4), (0, 0.5), (0.8, 1), (0.1, 0.5), 0.15, (0.3, 0.7)
+    ),
     "backlit": Setup(
-        0.06, (0.4, 0.7), (0.2, 0.5), (0.5, 1.5), 6, (0.2, 0.9), (0.5, 1.2), (0.1, 0.7), (-1, -0.5), 0.7, (0.8, 2.0), 0.06
+        0.06,
+        (0.4, 0.7),
+        (0.2, 0.5),
+        (0.5, 1.5),
+        6,
+        (0.2, 0.9),
+        (0.5, 1.2),
+        (0.1, 0.7),
+        (-1, -0.5),
+        0.7,
+        (0.8, 2.0),
+        0.06,
     ),
     "low_sun": Setup(
         0.07, (0.2, 0.4), (0.3, 0.6), (0.3, 0.8), 6, (0, 0.3), (0.3, 1.2), (0.05, 0.35), (0.2, 0.9), 1, (0.8, 1.6), 0.16
     ),
     "coloured": Setup(
-        0.04, (0.1, 0.3), (0, 0.2), (0.8, 2), 5, (0.8, 2.0), (0.3, 1.2), (0, 0.5), (0.2, 0.9), 0.2, (0.3, 0.8), 0, 0.5
+        0.04, (0.1, 0.3), (0, 0.2), (0.8, 2), 5, (0.8, 2.0), (0.3, 1.2), (0, 0.3), (0.2, 0.9), 0.2, (0.3, 0.8), 0, 0.3
     ),
 }
 
@@ -128,10 +156,10 @@ def draw_light(rng: np.random.Generator) -> Light:
     key_warmth = warmth(0.07, setup.key_warmth)
     radiance = rng.uniform(*setup.ambient) * warmth(0.05) * np.ones((SKY_SAMPLES, 1))
     radiance = radiance + np.outer((0.5 + 0.5 * sky[:, 1]) ** 2, rng.uniform(*setup.overhead) * warmth(0.06))
+    radiance = radiance + np.outer(np.exp(setup.sharpness * (sky @ towards - 1)), rng.uniform(*setup.key) * key_warmth)
     radiance = radiance + np.outer(
-        np.exp(setup.sharpness * (sky @ towards - 1)), rng.uniform(*setup.key) * key_warmth
+        np.exp(5 * (sky @ fill - 1)), rng.uniform(*setup.fill) * warmth(setup.fill_warmth_sd)
     )
-    radiance = radiance + np.outer(np.exp(5 * (sky @ fill - 1)), rng.uniform(*setup.fill) * warmth(setup.fill_warmth_sd))
     exposure = np.exp(rng.normal(0, 0.18)) * warmth(0.05)  # the camera's, white balance included
     radiance = radiance / radiance.mean() * exposure
     lamp = np.zeros(3)
@@ -169,7 +197,14 @@ def sky_visibility(head: Head, rng: np.random.Generator) -> FloatArray:
     for _ in range(2):
         visibility = 0.5 * visibility + 0.5 * (mean @ visibility)
     _shade_eyes(head, visibility)
+    teeth = np.unique(head.faces[head.part == TEETH])
+    visibility[teeth] += ENAMEL_GLOW * (_open_sky(np.array([0.0, 0.0, 1.0])) - visibility[teeth])
     return visibility
+
+
+def _open_sky(normal: FloatArray) -> FloatArray:
+    """(9,) cosine-weighted harmonics of a whole hemisphere about a unit vector (Ramamoorthi and Hanrahan, 2001)."""
+    return spherical_harmonics(normal) * np.array([1, *[2 / 3] * 3, *[1 / 4] * 5], np.float32)
 
 
 def _shade_eyes(head: Head, visibility: FloatArray) -> None:
@@ -205,7 +240,8 @@ def shade(
         facing = normals @ light.towards
         reach = np.where(on_skin[:, None], BLEED, 0.0)
         lit = np.flatnonzero(facing > -reach[:, 0])
-        lamp_direction = light.towards + LAMP_SPREAD * jitter[lit] + np.maximum(0, 0.02 - facing[lit])[:, None] * normals[lit]
+        lifted = np.maximum(0, 0.02 - facing[lit])[:, None] * normals[lit]  # past the edge the ray would start inwards
+        lamp_direction = light.towards + LAMP_SPREAD * jitter[lit] + lifted
         free = head.scene.escapes(points[lit] + normals[lit] * OFF_SURFACE, lamp_direction)
         wrapped = np.clip((facing[lit, None] + reach[lit]) / (1 + reach[lit]), 0, 1)
         received[lit] += wrapped * free[:, None] * light.lamp

@@ -21,7 +21,7 @@ from .body import HeadFrame
 FloatArray = NDArray[np.floating]
 
 TEXTURE_SIZE = 512
-PARTING_HEIGHT, PARTING_RISE = 6.222, 0.2  # decimetres: between the rows of the mesh, in front and per decimetre backwards
+PARTING_HEIGHT, PARTING_RISE = 6.222, 0.2  # decimetres: between the mesh's rows in front; rise per decimetre back
 SHEET_TEXEL = (28, 345)  # column and row of the teeth's texture that nothing uses
 SHEET_COLOUR = np.array([0.05, 0.012, 0.012])  # linear: throat and tongue in the dark
 MIDLINE = 0.016  # box units about the middle of the face where lips and teeth are compared
@@ -108,7 +108,9 @@ def open_mouth(
     teeth[~parts.is_upper, 2] -= 0.004  # the upper ones bite before them
     foremost = min(upper_lip[2], lower_lip[2]) - BEHIND_LIPS
     teeth[:, 2] += np.clip(foremost - teeth[front, 2].max(), -0.03, 0.01)
-    sheet, sheet_faces = _sheet(teeth[parts.is_upper], lower_lip[1] - SHEET_BEYOND_LIPS, upper_lip[1] + SHEET_BEYOND_LIPS)
+    sheet, sheet_faces = _sheet(
+        teeth[parts.is_upper], lower_lip[1] - SHEET_BEYOND_LIPS, upper_lip[1] + SHEET_BEYOND_LIPS
+    )
     column, row = SHEET_TEXEL
     uv_of_sheet = np.array([(column + 0.5) / TEXTURE_SIZE, 1 - (row + 0.5) / TEXTURE_SIZE])
     mesh = parts.teeth.mesh

@@ -15,7 +15,7 @@ FACE_MODES = 100  # of ICT-FaceKit's identity model
 FACE_MODE_SD = 0.9  # 1 would be the spread of scanned faces; local changes add theirs
 LOCAL_CHANGE_SD = 0.13  # of MakeHuman's sliders; .28 ignored gender and made caricatures
 
-# Individual typology angle of facial skin (degrees): mean and spread for each of ORIGINS. Light above 28, dark below -10.
+# Individual typology angle of facial skin: mean and spread for each of ORIGINS; 28 and -10 bound light and dark.
 TONE_MEAN_DEG = (-36.0, 20.0, 44.0)
 TONE_SD_DEG = (15.0, 17.0, 13.0)
 TONE_RANGE_DEG = (-62.0, 62.0)
@@ -178,9 +178,7 @@ def draw_person(slider_names: list[str], rng: np.random.Generator) -> Person:
     face_modes = np.clip(rng.normal(0, FACE_MODE_SD, FACE_MODES), -2, 2)
     look_share = origin**2 / (origin**2).sum()  # mixtures look more like their larger part
     tone_deg = float(np.clip(look_share @ rng.normal(TONE_MEAN_DEG, TONE_SD_DEG), *TONE_RANGE_DEG))
-    return Person(
-        origin, age, gender, phenotype, sliders, expression, outlines, face_modes, tone_deg, gaze_deg, mouth
-    )
+    return Person(origin, age, gender, phenotype, sliders, expression, outlines, face_modes, tone_deg, gaze_deg, mouth)
 
 
 def mean_person() -> Person:

@@ -1,5 +1,8 @@
-"""Skin albedo for a person: photographed skins blended by origin and age, brought to a drawn tone, with brows, lips,
-moles, freckles and make-up printed on."""
+"""Skin albedo for a person.
+
+Photographed skins are blended by origin and age and brought to a drawn tone; brows, lips, moles, freckles and
+make-up are printed on.
+"""
 
 from __future__ import annotations
 
@@ -37,8 +40,11 @@ MASCARA_SHARE, EYELINER_SHARE, LIPSTICK_SHARE = 0.55, 0.15, 0.42  # of women
 
 @dataclass(frozen=True)
 class SkinLook:
-    """texture (1024, 1024, 3) linear albedo; tone 'light', 'medium' or 'dark'; median luminance of the face's albedo;
-    lash strength 0..1 and its exponent on the lid line (below 1 it is as wide as an eyeliner's)."""
+    """Albedo and what goes with it.
+
+    texture (1024, 1024, 3) linear; tone 'light', 'medium' or 'dark'; median luminance of the face's albedo;
+    lash strength 0..1 and its exponent on the lid line: the smaller, the wider.
+    """
 
     texture: FloatArray
     ita_deg: float
@@ -103,7 +109,9 @@ def draw_skin(rig: Rig, person: Person, hair_colour: FloatArray, rng: np.random.
     shift = np.log(target / median).astype(np.float32)
     # Photographs of light skins carry deep pores and blotches, which pigment evens out.
     contrast = np.float32(np.clip(1 - 0.12 * abs(float(LUMINANCE @ shift)), 0.75, 1))
-    albedo = np.exp(np.log(np.maximum(albedo / median.astype(np.float32), 0.004)) * contrast) * target.astype(np.float32)
+    albedo = np.exp(np.log(np.maximum(albedo / median.astype(np.float32), 0.004)) * contrast) * target.astype(
+        np.float32
+    )
     _spots(albedo, rig, person, rng)
     _blush(albedo, rig, rng.uniform(0, 0.10) + (0.12 * rng.random() if not person.is_male else 0))
     _lips(albedo, rig, person, rng)
