@@ -41,7 +41,7 @@ OTHER_COLOUR_SHARE = 0.25  # of beards are redder, lighter or greyer than the he
 
 # Upper edge on the cheek above the mouth's height, by distance from the midline: it rises towards the sideburns.
 CHEEK_X = (0.0, 0.04, 0.07, 0.10, 0.125, 0.14, 0.2)
-CHEEK_RISE = (-0.03, -0.022, -0.006, 0.012, 0.05, 0.14, 0.15)
+CHEEK_RISE = (-0.014, -0.012, -0.006, 0.012, 0.05, 0.14, 0.15)
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,8 @@ def _region(rig: Rig, style: str, rng: np.random.Generator) -> FloatArray:
     z = rig.rest[:, 2]
     thin = rng.uniform(0.0, 0.008)
     moustache = ramp(0.047, 0.030, y + 0.25 * x) * ramp(-0.014, -0.002, y) * ramp(0.066, 0.046, x) * (z > 0.12)
-    chin = ramp(0.058, 0.030, x) * ramp(-0.022, -0.042, y) * ramp(-0.15, -0.11, y) * ramp(0.02, 0.08, z)
-    patch = ramp(0.016, 0.006, x) * ramp(-0.06, -0.03, y) * (y < 0)
+    chin = ramp(0.058, 0.030, x) * ramp(-0.022, -0.034, y) * ramp(-0.15, -0.11, y) * ramp(0.02, 0.08, z)
+    patch = ramp(0.024, 0.008, x) * ramp(-0.06, -0.03, y) * (y < 0)
     beside = ramp(0.034, 0.050, x) * ramp(0.078, 0.060, x) * ramp(-0.08, -0.05, y) * ramp(0.03, 0.012, y)
     lowered = rng.uniform(0.0, 0.022) + {"boxed": 0.012, "chin_strap": 0.05}.get(style, 0.0)
     edge = np.interp(x, CHEEK_X, CHEEK_RISE) - lowered * ramp(0.13, 0.10, x) * ramp(0.03, 0.06, x)
@@ -130,7 +130,7 @@ def beard_hair(
     is_moustache = (rest[:, 1] > -0.012) & (np.abs(rest[:, 0]) < 0.06)
     fall_off = ramp(SOLID_FROM - 0.05, 0.95, density[face])
     below = ramp(0.02, -0.10, rest[:, 1])  # the chin's hair is the longest
-    most = np.where(is_moustache, min(beard.length, 0.014), beard.length * (0.45 + 0.75 * below))
+    most = np.where(is_moustache, min(0.8 * beard.length, 0.012), beard.length * (0.45 + 0.75 * below))
     length = (most * fall_off * np.exp(rng.normal(0, 0.2, ROOTS)))[:, None]
     aside = np.sign(rest[:, :1]) * np.array([[1.0, 0, 0]]) * is_moustache[:, None]
     direction = 0.45 * outward + np.array([0, -0.75, 0.12]) + 0.8 * aside

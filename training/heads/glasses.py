@@ -17,7 +17,7 @@ FloatArray = NDArray[np.floating]
 
 GLASSES_SHARE = 0.14  # of heads
 SUNGLASSES_SHARE = 0.11  # of glasses
-# Half width, half height of a lens; exponent of its superellipse; how far its lower part is pulled in; the frame's radius.
+# Half width, half height of a lens; exponent of its superellipse; how far its lower part is pulled in; the wire radius.
 # Millimetres are twice the thousandths: .050 is a lens 50 mm wide.
 SHAPES: dict[str, tuple[float, float, float, float, float]] = {
     "round": (0.045, 0.043, 2.0, 0.0, 0.0022),

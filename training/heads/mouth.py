@@ -21,7 +21,8 @@ from .body import HeadFrame
 FloatArray = NDArray[np.floating]
 
 TEXTURE_SIZE = 512
-PARTING_HEIGHT, PARTING_RISE = 6.222, 0.2  # decimetres: between the mesh's rows in front; rise per decimetre back
+PARTING_HEIGHT = 6.222  # decimetres: between the mesh's rows of teeth, in front
+PARTING_RISE = 0.2  # per decimetre backwards
 SHEET_TEXEL = (28, 345)  # column and row of the teeth's texture that nothing uses
 SHEET_COLOUR = np.array([0.05, 0.012, 0.012])  # linear: throat and tongue in the dark
 MIDLINE = 0.016  # box units about the middle of the face where lips and teeth are compared

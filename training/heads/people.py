@@ -117,10 +117,10 @@ def _draw_expression(mouth: str, gaze_deg: tuple[float, float], rng: np.random.G
         return weight
 
     if mouth == "open_smile":
-        smile = both("mouthSmile", 0.45, 0.9)
-        actions["jawOpen"] = float(rng.uniform(0.04, 0.16))
-        both("mouthUpperUp", 0.2, 0.55)
-        both("mouthLowerDown", 0.05, 0.3)
+        smile = both("mouthSmile", 0.55, 1.0)
+        actions["jawOpen"] = float(rng.uniform(0.05, 0.2))
+        both("mouthUpperUp", 0.05, 0.4)
+        both("mouthLowerDown", 0.0, 0.15)
         both("cheekSquint", 0.3 * smile, 0.8 * smile)
     elif mouth == "parted":
         actions["jawOpen"] = float(rng.uniform(0.05, 0.22))
@@ -135,8 +135,8 @@ def _draw_expression(mouth: str, gaze_deg: tuple[float, float], rng: np.random.G
         both("mouthFrown", 0, 0.35)
     if rng.random() < 0.25:
         actions["browInnerUp"] = float(rng.uniform(0, 0.5))
-    if rng.random() < 0.25:
-        both("browDown", 0, 0.4)
+    if rng.random() < (0.08 if "smile" in mouth else 0.2):
+        both("browDown", 0, 0.3)
     if rng.random() < 0.3:
         both("eyeSquint", 0, 0.45 if mouth == "open_smile" else 0.3)
     if rng.random() < 0.08 and gaze_deg[1] > -3:
@@ -159,7 +159,7 @@ def draw_person(slider_names: list[str], rng: np.random.Generator) -> Person:
     """A person at random; slider_names are those the body model knows."""
     origin = rng.dirichlet([0.45] * 3)  # mostly one origin, mixtures not rare
     age = float(rng.uniform(*AGES[rng.choice(len(AGES), p=AGE_SHARES)]))
-    gender = float(np.clip(rng.choice([rng.normal(0.08, 0.08), rng.normal(0.92, 0.08)]), 0, 1))
+    gender = float(np.clip(rng.choice([rng.normal(0.05, 0.07), rng.normal(0.95, 0.07)]), 0, 1))
     phenotype = {
         "gender": gender,
         "age": age,
