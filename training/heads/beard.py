@@ -74,7 +74,7 @@ def draw_beard(rig: Rig, person: Person, hair_colour: FloatArray, rng: np.random
     style = str(rng.choice(list(STYLES), p=shares / shares.sum()))
     _, lengths, strengths = STYLES[style]
     patchy = np.clip(0.85 + 0.35 * noise(rig.rest, 7, 3, rng), 0.45, 1).astype(np.float32)
-    share = _region(rig, style, rng) * (patchy if style in ("shadow", "stubble", "chin_strap") else 1)
+    share = growth_region(rig, style, rng) * (patchy if style in ("shadow", "stubble", "chin_strap") else 1)
     colour = hair_colour
     if rng.random() < OTHER_COLOUR_SHARE:
         other = "grey" if person.age > 0.62 else str(rng.choice(["red", "light_brown", "dark_brown"]))
@@ -84,7 +84,7 @@ def draw_beard(rig: Rig, person: Person, hair_colour: FloatArray, rng: np.random
     return Beard(style, rng.uniform(*lengths), rng.uniform(*strengths), share.astype(np.float32), colour)
 
 
-def _region(rig: Rig, style: str, rng: np.random.Generator) -> FloatArray:
+def growth_region(rig: Rig, style: str, rng: np.random.Generator) -> FloatArray:
     """(v,) where the style grows, falling off over about a centimetre."""
     mouth = rig.mouth_height
     wander = EDGE_NOISE * noise(rig.rest, 6, 3, rng)

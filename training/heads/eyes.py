@@ -33,7 +33,7 @@ def _centres(eyeballs: FloatArray) -> tuple[NDArray[np.bool_], FloatArray, float
     is_left = eyeballs[:, 0] > 0
     middles = [(eyeballs[side].max(0) + eyeballs[side].min(0)) / 2 for side in (is_left, ~is_left)]
     radius = float(np.ptp(eyeballs[is_left, 0]) / 2)
-    return is_left, np.where(is_left[:, None], *middles), radius
+    return is_left, np.where(is_left[:, None], middles[0], middles[1]), radius
 
 
 def turned(eyeballs: FloatArray, gaze_deg: tuple[float, float]) -> FloatArray:

@@ -296,8 +296,8 @@ def _body_voxels(
         solid[tuple(GRID.index(points).T)] = True
     # Behind the lips all is head, whatever cavity the mesh has there.
     low, high = GRID.index(np.array([[-0.08, rig.mouth_height - 0.06, -0.04], [0.08, rig.mouth_height + 0.12, 0.24]]))
-    mouth = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-    solid[mouth] |= np.maximum.accumulate(solid[mouth][..., ::-1], axis=2)[..., ::-1]
+    behind_lips = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    solid[behind_lips] |= np.maximum.accumulate(solid[behind_lips][..., ::-1], axis=2)[..., ::-1]
     return ndi.binary_fill_holes(solid)
 
 

@@ -37,7 +37,10 @@ ENAMEL = (0.42, 0.72)  # linear albedo of front teeth
 
 @dataclass(frozen=True)
 class MouthParts:
-    """Teeth and gums as a proxy with their texture; the vertices of teeth alone; the rims where the lips meet, as vertices of the bust."""
+    """Teeth and gums as a proxy with their texture.
+
+    is_upper (n,) of its vertices, crowns those of teeth alone; the rims where the lips meet, as vertices of the bust.
+    """
 
     teeth: Proxy
     is_upper: NDArray[np.bool_]

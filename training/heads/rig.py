@@ -162,7 +162,7 @@ def load_rig(assets: Path) -> Rig:
         cheeks_and_brow=np.flatnonzero(
             (rest[:, 2] > 0.12) & (rest[:, 1] < 0.07) & (rest[:, 1] > -0.12) & (np.abs(rest[:, 0]) < 0.1) & is_bare
         ),
-        cheek_middles=(_nearest(rest, is_bare, CHEEK), _nearest(rest, is_bare, CHEEK * [-1, 1, 1])),
+        cheek_middles=(_nearest(rest, is_bare, CHEEK), _nearest(rest, is_bare, CHEEK * np.array([-1.0, 1, 1]))),
         nose_tip=int(np.argmax(rest[:, 2])),
         spread=neighbour_mean(faces, len(rest)).astype(np.float32),
         mouth=read_mouth(makehuman / "teeth", rest, painted["inside_mouth"], painted["lips"]),
