@@ -15,11 +15,17 @@ for _package in ("anny", "embreex", "numba"):
     pytest.importorskip(_package, reason="makes training heads; see training/README.md")
 
 from inference.camera import camera_from_vector, orbit_camera, project
+from training.heads.beard import STYLES as BEARDS
+from training.heads.beard import Beard, beard_hair, growth_region
 from training.heads.build import build_one, draw_head, head_path
+from training.heads.eyes import turned, wet_normals
+from training.heads.glasses import SHAPES, build_glasses
 from training.heads.hair import HIDDEN_TAILS, STYLES, HairPoints, over_ears, solidify
 from training.heads.head import HAIR, build_head
 from training.heads.headwear import COLLARS, HEADWEAR
-from training.heads.people import mean_person
+from training.heads.lighting import draw_light
+from training.heads.mouth import open_mouth
+from training.heads.people import draw_person, mean_person
 from training.heads.raster import rasterise
 from training.heads.rays import RayScene, VoxelGrid, closing, fill_holes, grow, solid_voxels
 from training.heads.rig import Rig, load_rig
@@ -32,7 +38,8 @@ from training.heads.samples import (
     sample_surface,
     signed_distances,
 )
-from training.heads.subdivision import loop_subdivision
+from training.heads.skin import lab_from_linear, linear_from_lab, tone_name, typology_angle_deg
+from training.heads.subdivision import loop_subdivision, vertex_normals
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -184,6 +191,93 @@ def test_a_solid_of_hair_points_is_closed_and_knows_its_cloth():
     assert (solid.vertex_hair_share[outer & (solid.vertices[:, 1] > 0.06)] < 0.1).all()
     assert (solid.vertex_hair_share[outer & (solid.vertices[:, 1] < 0.04)] > 0.9).all()
     assert len(solid.hair_share) == len(solid.colours) == solid.tree.n
+
+
+def test_white_and_mid_grey_have_the_lightness_of_cielab():
+    np.testing.assert_allclose(lab_from_linear(np.ones(3)), [100, 0, 0], atol=0.05)
+    assert lab_from_linear(np.full(3, 0.1842))[0] == pytest.approx(50, abs=0.05)
+    colour = np.array([0.4, 0.25, 0.17])
+    np.testing.assert_allclose(linear_from_lab(lab_from_linear(colour)), colour, atol=1e-9)
+
+
+def test_the_typology_angle_is_45_degrees_where_lightness_exceeds_50_by_the_yellowness():
+    assert typology_angle_deg(linear_from_lab(np.array([65.0, 10.0, 15.0]))) == pytest.approx(45)
+    assert [tone_name(angle) for angle in (45, 0, -40)] == ["light", "medium", "dark"]
+
+
+def test_people_are_balanced_in_gender_and_tone_and_a_third_show_teeth():
+    rng = np.random.default_rng(0)
+    people = [draw_person([], rng) for _ in range(1500)]
+    assert 0.45 < np.mean([person.is_male for person in people]) < 0.55
+    assert 0.3 < np.mean([person.shows_teeth for person in people]) < 0.4
+    tones = [tone_name(person.tone_deg) for person in people]
+    for tone in ("light", "medium", "dark"):
+        assert 0.22 < tones.count(tone) / len(tones) < 0.45
+
+
+def test_eyes_turned_to_the_left_bring_their_fronts_to_the_left():
+    ball = icosphere(0.024)[0]
+    both = np.concatenate([ball + [0.06, 0, 0], ball - [0.06, 0, 0]])
+    looking = turned(both, (90.0, 0.0))
+    front = np.argmax(both[: len(ball), 2])
+    np.testing.assert_allclose(looking[front], [0.06 + 0.024, 0, 0], atol=2e-3)
+    normals = wet_normals(both, (0.0, 0.0))
+    np.testing.assert_allclose(np.linalg.norm(normals, axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(normals[front], [0, 0, 1], atol=1e-3)
+
+
+def test_light_keeps_to_exposures_of_portraits():
+    rng = np.random.default_rng(0)
+    lights = [draw_light(rng) for _ in range(200)]
+    assert all(np.isfinite(light.harmonics).all() and (light.lamp >= 0).all() for light in lights)
+    mean = np.array([light.harmonics[0].mean() * 0.282095 for light in lights])
+    assert 0.7 < np.median(mean) < 1.2 and mean.min() > 0.3
+    assert 0.2 < np.mean([light.lamp.any() for light in lights]) < 0.55
+
+
+@needs_assets
+def test_glasses_sit_before_the_eyes_and_reach_the_ears(rig: Rig):
+    mean = rig.body.mean
+    frame = rig.body.head_frame(mean)
+    skin, eyeballs = rig.subdivide(frame(mean)), frame(rig.eyes.fit(mean))
+    ears = skin[rig.ears > 0.5]
+    for shape in SHAPES:
+        glasses = build_glasses(rig, skin, eyeballs, shape, False, np.random.default_rng(0))
+        assert glasses.vertices.dtype == np.float32 and glasses.faces.max() == len(glasses.vertices) - 1
+        assert len(glasses.colours) == len(glasses.opacity) == len(glasses.vertices)
+        lens = glasses.vertices[glasses.opacity < 0.5]
+        assert lens[:, 2].min() > eyeballs[:, 2].max()  # the lenses clear both eyes
+        assert glasses.vertices[:, 2].min() < ears[:, 2].max()
+        assert np.abs(glasses.vertices[:, 0]).max() < np.abs(ears[:, 0]).max() + 0.02
+
+
+@needs_assets
+def test_teeth_of_a_smile_are_between_the_lips_and_behind_them(rig: Rig):
+    person = mean_person()
+    person.expression.update({"mouthSmileLeft": 0.7, "mouthSmileRight": 0.7, "jawOpen": 0.15})
+    base = rig.body.vertices(person)
+    frame = rig.body.head_frame(base)
+    skin = rig.subdivide(frame(base))
+    teeth = open_mouth(rig.mouth, base, frame, skin, np.random.default_rng(0)).vertices
+    upper = teeth[np.intersect1d(rig.mouth.crowns, np.flatnonzero(rig.mouth.is_upper))]
+    front = upper[np.abs(upper[:, 0]) < 0.016]
+    upper_lip, lower_lip = (skin[rim].mean(0) for rim in (rig.mouth.upper_rim, rig.mouth.lower_rim))
+    assert lower_lip[1] - 1e-3 < front[:, 1].min() < upper_lip[1]
+    assert front[:, 2].max() < min(upper_lip[2], lower_lip[2])
+
+
+@needs_assets
+def test_beards_keep_off_lips_ears_and_forehead_and_only_long_ones_are_solids(rig: Rig):
+    mean = rig.body.mean
+    skin = rig.subdivide(rig.body.head_frame(mean)(mean))
+    normals = vertex_normals(skin, rig.faces)
+    for style, (_, lengths, _) in BEARDS.items():
+        rng = np.random.default_rng(0)
+        share = growth_region(rig, style, rng)
+        assert share.max() > 0.6 and share[rig.rest[:, 1] > 0.02].max() < 0.05
+        assert share[rig.lips > 0.6].max() < 0.05 and share[rig.ears > 0.5].max() < 0.05
+        grown = beard_hair(rig, Beard(style, lengths[1], 0.8, share, np.full(3, 0.1)), skin, normals, rng)
+        assert (grown is None) == (lengths[1] < 0.006)
 
 
 @needs_assets

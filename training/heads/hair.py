@@ -531,7 +531,7 @@ def card_hair(
     wave, frequency = rng.uniform(0, 0.012), rng.uniform(3, 8)
     for axis in range(3):
         points[:, axis] += wave * noise(points, frequency, 2, rng)
-    return _as_hair(points, colours)
+    return as_hair(points, colours)
 
 
 def _root_density(rig: Rig, cut: Cut, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
@@ -654,7 +654,7 @@ def strand_hair(
         tail, shading = _knot(cut.gathered, knot, rng)
         points.append(tail)
         colours.append(dye(tail, np.full((len(tail), 1), 0.6), np.zeros((len(tail), 1))) * shading)
-    grown = _as_hair(np.concatenate(points), np.concatenate(colours))
+    grown = as_hair(np.concatenate(points), np.concatenate(colours))
     kept = np.ones(len(grown.points), bool)
     if cut.fringe is not None:
         fringe_end = rng.uniform(*cut.fringe)
@@ -812,28 +812,6 @@ def chosen(hair: HairPoints, kept: BoolArray) -> HairPoints:
     return HairPoints(hair.points[kept], hair.colours[kept], hair.is_hair[kept])
 
 
-def full_beard(
-    rig: Rig, skin: FloatArray, normals: FloatArray, colour: FloatArray, rng: np.random.Generator
-) -> HairPoints:
-    """A beard long enough to have a shape of its own."""
-    density = rig.beard[rig.faces].mean(1)
-    growing = np.flatnonzero(density > 0.35)
-    count = 9_000
-    roots, chosen, weights = scatter_on_mesh(skin, rig.faces[growing], count, rng)
-    outward = _unit((normals[rig.faces[growing[chosen]]] * weights[..., None]).sum(1))
-    edge = np.clip((density[growing[chosen]] - 0.3) / 0.4, 0.2, 1)
-    length = rng.choice([0.006, 0.013, 0.03], p=[0.5, 0.35, 0.15]) * edge
-    length = (length * np.clip(1.2 - (roots[:, 1] - (rig.mouth_height - 0.02)) * 6, 0.4, 1.3))[:, None]  # less above
-    shade = np.exp(rng.normal(0, 0.25, count))[:, None] * rng.uniform(0.7, 1)
-    steps = 6
-    tips, points, colours = roots, [], []
-    for step in range(steps):
-        tips = tips + (outward * 0.35 + np.array([0, -0.6, 0.15])) * length / steps
-        points.append(tips)
-        colours.append(colour * shade * (0.85 + 0.1 * step))
-    return _as_hair(np.concatenate(points), np.concatenate(colours))
-
-
 def keep_face_free(hair: HairPoints, rng: np.random.Generator) -> HairPoints:
     """Drop hair in front of eyes, nose and mouth."""
     half_width, top, eyes = rng.uniform(0.105, 0.13), rng.uniform(0.03, 0.075), -0.09
@@ -852,7 +830,8 @@ def join(parts: list[HairPoints]) -> HairPoints:
     )
 
 
-def _as_hair(points: FloatArray, colours: FloatArray) -> HairPoints:
+def as_hair(points: FloatArray, colours: FloatArray) -> HairPoints:
+    """Points (n, 3) with colours (n, 3), all of them hair."""
     return HairPoints(points.astype(np.float32), colours.astype(np.float32), np.ones(len(points), np.float32))
 
 
