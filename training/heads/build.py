@@ -16,10 +16,11 @@ from inference.face_networks import FaceNetworks, load_face_networks
 from .head import Head, build_head
 from .lighting import sky_visibility
 from .rig import Rig, load_rig
-from .samples import render_view, sample_head
+from .samples import BACKDROP, render_view, sample_head
 
 MOST_ATTEMPTS = 4  # draws for one seed before it is given up
 SHEET_DIRECTIONS_DEG = ((0, 0), (40, 5), (90, 0), (180, 0), (-60, 15), (0, -20))
+SHORT_SHEET_DIRECTIONS_DEG = ((0, 0), (50, 5), (180, 0))  # where many heads share a sheet
 
 
 @dataclass(frozen=True)
@@ -99,19 +100,24 @@ def build(options: BuildOptions) -> int:
     return sum(head_path(options.out, seed).exists() for seed in range(options.first, options.last))
 
 
-def contact_sheet(assets: Path, out: Path, seeds: list[int], size: int, styles: list[str] | None = None) -> None:
-    """A picture with a row per head, seen from several sides on grey."""
+def contact_sheet(
+    assets: Path, out: Path, seeds: list[int], size: int, columns: int = 1, styles: list[str] | None = None
+) -> None:
+    """A picture of heads on grey, `columns` of them side by side, each seen from several sides."""
     rig = load_rig(assets)
-    grey = 128
-    rows = []
+    directions = SHEET_DIRECTIONS_DEG if columns == 1 else SHORT_SHEET_DIRECTIONS_DEG
+    tiles = []
     for k, seed in enumerate(seeds):
         head, rng = draw_head(rig, seed, style=styles[k % len(styles)] if styles else None)
         visibility = sky_visibility(head, rng)
-        row = []
-        for azimuth, elevation in SHEET_DIRECTIONS_DEG:
-            view = render_view(head, visibility, azimuth, elevation, np.random.default_rng(seed), size)
-            opacity = view.matte[..., None] / 255
-            row.append((view.image * opacity + grey * (1 - opacity)).astype(np.uint8))
-        rows.append(np.concatenate(row, 1))
+        views = [
+            render_view(head, visibility, azimuth, elevation, np.random.default_rng(seed), size)
+            for azimuth, elevation in directions
+        ]
+        opacity = np.concatenate([view.matte for view in views], axis=1)[..., None] / 255
+        colour = np.concatenate([view.image for view in views], axis=1)
+        tiles.append((colour * opacity + BACKDROP * (1 - opacity)).astype(np.uint8))
         print(f"{seed:05d} {head.look.style} {head.look.hair_colour}", flush=True)
-    Image.fromarray(np.concatenate(rows, 0)).save(out)
+    tiles += [np.full_like(tiles[0], BACKDROP)] * (-len(tiles) % columns)
+    rows = [np.concatenate(tiles[start : start + columns], axis=1) for start in range(0, len(tiles), columns)]
+    Image.fromarray(np.concatenate(rows)).save(out)
