@@ -28,7 +28,9 @@ SHEEN = 0.10  # of grazing skin, which is nearer to a mirror (Fresnel)
 BLEED = np.array(
     [0.14, 0.035, 0.02], np.float32
 )  # how far past the shadow's edge light comes through skin, as a cosine
-TEARS_REFLECT = 0.045  # of the surroundings, by the film over the eye
+TEARS_REFLECT = 0.022  # of the surroundings, by the film over the eye
+# Cameras expose for the face, but not wholly: the exponent, and the luminance of skin that gets none of it.
+AUTO_EXPOSURE, MIDDLE_SKIN = 0.22, 0.2
 LID_SHADOW = 0.4  # of the sky, which lashes and lid take from the upper white
 
 ENAMEL_GLOW = 0.35  # of open light on teeth: lips and enamel pass light on, which rays to the sky do not count
@@ -257,4 +259,4 @@ def shade(
     if len(wet):
         reflected = 2 * (normals[wet] @ towards_camera)[:, None] * normals[wet] - towards_camera
         radiance[wet] += TEARS_REFLECT * np.maximum(spherical_harmonics(reflected) @ light.harmonics, 0)
-    return radiance
+    return radiance * (MIDDLE_SKIN / head.look.skin_luminance) ** AUTO_EXPOSURE

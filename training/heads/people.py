@@ -12,7 +12,9 @@ FloatArray = NDArray[np.floating]
 ORIGINS = ("african", "asian", "caucasian")  # MakeHuman's names of its three macro shapes
 HEAD_OUTLINES = ("oval", "round", "square", "rectangular", "triangular", "invertedtriangular", "diamond")
 FACE_MODES = 100  # of ICT-FaceKit's identity model
-FACE_MODE_SD = 0.9  # 1 would be the spread of scanned faces; local changes add theirs
+# Spread of women's and men's face modes: 1 would be that of scanned faces, but the modes do not know gender and local
+# changes add theirs.
+FACE_MODE_SD = (0.78, 0.9)
 LOCAL_CHANGE_SD = 0.13  # of MakeHuman's sliders; .28 ignored gender and made caricatures
 
 # Individual typology angle of facial skin: mean and spread for each of ORIGINS; 28 and -10 bound light and dark.
@@ -42,6 +44,20 @@ _SLIDER_SD: tuple[tuple[str, float | None], ...] = (
     ("neck-scale", 0.2),
     ("neck", 0.15),
 )
+# What the gender slider leaves to chance: mean of women's sliders; men's are the opposite.
+_FEMININE = {
+    "chin-width-incr": -0.14,
+    "chin-prominent-incr": -0.06,
+    "chin-bones-incr": -0.12,
+    "chin-height-incr": -0.08,
+    "l-eye-scale-incr": 0.10,
+    "mouth-upperlip-volume-incr": 0.10,
+    "mouth-lowerlip-volume-incr": 0.10,
+    "nose-scale-horiz-incr": -0.10,
+    "nose-volume-incr": -0.08,
+    "eyebrows-trans-forward": -0.12,
+    "neck-scale-horiz-incr": -0.15,
+}
 _SLIDERS_OF_A_HEAD = (
     *("chin-", "mouth-", "nose-", "forehead-", "eyebrows-"),
     *("l-ear", "l-eye", "l-cheek", "head-", "neck-"),
@@ -93,14 +109,14 @@ def _slider_sd(name: str) -> float | None:
     return LOCAL_CHANGE_SD * (0.6 if "trans" in name else 1.0)
 
 
-def _draw_sliders(names: list[str], rng: np.random.Generator) -> dict[str, float]:
+def _draw_sliders(names: list[str], gender: float, rng: np.random.Generator) -> dict[str, float]:
     """Left and right change together but for a little asymmetry."""
     sliders = {}
     for name in names:
         sd = _slider_sd(name)
         if sd is None or not name.startswith(_SLIDERS_OF_A_HEAD):
             continue
-        weight = float(np.clip(rng.normal(0, sd), -0.7, 0.7))
+        weight = float(np.clip(rng.normal(_FEMININE.get(name, 0.0) * (1 - 2 * gender), sd), -0.7, 0.7))
         sliders[name] = weight
         if name.startswith("l-"):
             sliders["r-" + name[2:]] = float(np.clip(weight + rng.normal(0, 0.03), -1, 1))
@@ -170,12 +186,12 @@ def draw_person(slider_names: list[str], rng: np.random.Generator) -> Person:
         "cupsize": 0.4,
         "firmness": 0.5,
     } | dict(zip(ORIGINS, map(float, origin), strict=True))
-    sliders = _draw_sliders(slider_names, rng)
+    sliders = _draw_sliders(slider_names, gender, rng)
     mouth = str(rng.choice(list(MOUTHS), p=list(MOUTHS.values())))
     gaze_deg = _draw_gaze(rng)
     expression = _draw_expression(mouth, gaze_deg, rng)
     outlines = {name: float(rng.uniform(0, 0.35)) for name in rng.choice(HEAD_OUTLINES, 2, replace=False)}
-    face_modes = np.clip(rng.normal(0, FACE_MODE_SD, FACE_MODES), -2, 2)
+    face_modes = np.clip(rng.normal(0, FACE_MODE_SD[gender > 0.5], FACE_MODES), -2, 2)
     look_share = origin**2 / (origin**2).sum()  # mixtures look more like their larger part
     tone_deg = float(np.clip(look_share @ rng.normal(TONE_MEAN_DEG, TONE_SD_DEG), *TONE_RANGE_DEG))
     return Person(origin, age, gender, phenotype, sliders, expression, outlines, face_modes, tone_deg, gaze_deg, mouth)

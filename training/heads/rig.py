@@ -201,7 +201,8 @@ def _scalp(
     wide = np.clip(core * 3, 0, 1)
     for _ in range(14):  # grow over the rim of the painted stubble
         wide = np.maximum(wide, 0.97 * (spread @ wide))
-    behind = ramp(0.06, 0.01, rest[:, 2]) * ramp(-0.22, -0.16, rest[:, 1]) * skin_free
+    # The photographs end on the neck, with an edge: behind and below the ears all is one colour.
+    behind = ramp(0.06, 0.0, rest[:, 2]) * skin_free
     wide = np.maximum(wide, behind)
     on_face = (rest[:, 2] > 0.09) & (rest[:, 1] < 0.08)
     wide = np.where(on_face, np.minimum(wide, np.clip(core * 2, 0, 1)), wide)

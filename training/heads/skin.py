@@ -34,6 +34,7 @@ PALE_LIP, DARK_LIP = np.array([0.0, -0.35, -0.28]), np.array([-0.30, -0.75, -0.6
 BROWNER_LIP = np.array([-0.35, -0.35, -0.28])  # of dark skins, whose photographs show them too pale
 MOUTH_RED = np.array([0.10, 0.018, 0.016])
 BROW_SHIFT = 2  # texels (1 mm) brows lie higher or lower, at most
+MOST_BROW = 0.45  # thickness (log of the exponent on opacity); more fills the sockets
 UP_AXIS = 1  # of the texture: MakeHuman's unwrap lays faces on their side
 MASCARA_SHARE, EYELINER_SHARE, LIPSTICK_SHARE = 0.55, 0.15, 0.42  # of women
 
@@ -205,13 +206,13 @@ def _brow_colour(hair_colour: FloatArray, rng: np.random.Generator) -> FloatArra
 def _brow_opacity(rig: Rig, person: Person, rng: np.random.Generator) -> FloatArray:
     """(1024, 1024) from thin and faint to bushy, a little higher or lower."""
     brows = list(rig.brows.values())[rng.integers(len(rig.brows))]
-    thickness = rng.normal(0.25 if person.is_male else -0.05, 0.3)
+    thickness = min(MOST_BROW, rng.normal(0.2 if person.is_male else -0.35, 0.3))
     opacity = np.clip(2.3 * np.maximum(brows, 0), 0, 1) ** np.exp(-thickness)
     if thickness > 0.1:
-        opacity = np.maximum(opacity, 0.8 * ndi.maximum_filter1d(opacity, 3, axis=UP_AXIS))
+        opacity = np.maximum(opacity, 0.5 * ndi.maximum_filter1d(opacity, 3, axis=UP_AXIS))
     # The strip the brows lie on moves; the rest of the texture is empty.
     opacity = np.roll(opacity, int(rng.integers(-BROW_SHIFT, BROW_SHIFT + 1)), axis=UP_AXIS)
-    return opacity * rng.uniform(0.6, 0.95)
+    return opacity * rng.uniform(0.6, 0.95 if person.is_male else 0.85)
 
 
 def _draw_lashes(person: Person, rng: np.random.Generator) -> tuple[float, float]:
