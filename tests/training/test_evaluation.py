@@ -19,7 +19,7 @@ from inference import checkpoints
 from inference.alignment import AlignedPortrait, align
 from inference.bake import TexturedHead
 from inference.camera import camera_from_vector, camera_rays, orbit_camera
-from inference.encoders import portrait_tensor
+from inference.encoders import portrait_input
 from inference.face_networks import FACE_WEIGHTS_FOLDER, FaceNetworks, load_face_networks
 from inference.field import Field
 from inference.photo import load_photo
@@ -99,6 +99,12 @@ def ball_head(radius: float = RADIUS) -> dict[str, NDArray]:
         "cameras": np.stack([orbit_camera(azimuth_deg).vector for azimuth_deg in azimuths_deg]),
         "azimuth_elevation": np.array([[azimuth_deg, 0.0] for azimuth_deg in azimuths_deg], np.float32),
         "gains": np.ones((len(azimuths_deg), 3), np.float32),
+        "view_materials": np.zeros((*matte.shape, 2), np.uint8),
+        "landmarks": np.full((len(azimuths_deg), 468, 3), np.nan, np.float16),
+        "near_points": normals * radius,
+        "near_distance": np.zeros(len(normals)),
+        **{f"{kind}_materials": np.zeros((20_000, 2), np.uint8) for kind in ("near", "uniform", "surface")},
+        **{f"{kind}_colour": np.full((20_000, 3), ALBEDO, np.uint8) for kind in ("near", "uniform")},
     }
 
 
@@ -144,7 +150,7 @@ def test_what_the_view_did_not_see_is_judged_apart(face: FaceNetworks) -> None:
     head["surface_colour"][behind] = 0
     figures = measured(RADIUS, ALBEDO / 255, head, face)
     # From 2.7 away the camera sees a little less than the front half, and the rim is grazing.
-    assert figures.l1_visible == 0
+    assert figures.l1_visible < 1e-4  # the table of sRGB values is that fine
     assert figures.l1_hidden == pytest.approx(ALBEDO / 255, rel=0.25)
 
 
@@ -181,9 +187,16 @@ def test_fringe_is_not_face() -> None:
 
 def test_face_seen_from_the_front_is_a_face_and_a_ball_is_none(portrait: AlignedPortrait, face: FaceNetworks) -> None:
     model = checkpoints.load("starter")
-    size = model.visible.config.input_size
-    small = portrait_tensor(portrait.image, portrait.matte, size, torch.device("cpu"))[0].numpy()
-    field = Field(model.generator, tri_grids(model, small, portrait.camera)["visible"])
+    given = portrait_input(
+        portrait.image,
+        portrait.matte,
+        portrait.landmarks,
+        portrait.camera,
+        face.template.points_head,
+        model.visible.config.input_size,
+        torch.device("cpu"),
+    )
+    field = Field(model.generator, tri_grids(model, given, portrait.camera)["visible"])
     mesh = extract(field, 128, 40_000, silent)
     assert shows_face(draw_coloured(mesh, field.colour(mesh.vertices), orbit_camera(0), 512), face)
     ball = ball_mesh(RADIUS)
