@@ -8,7 +8,7 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 OUT := out
 TRAINING := $(OUT)/training
-HEADS ?= 800
+HEADS ?= 3064
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint extension bench train lock clean
@@ -56,17 +56,14 @@ bench: $(READY) ## Print the stage table of a warm reconstruction; BENCH_ARGS="-
 	$(RUN) -m tests.bench $(BENCH_ARGS)
 
 # Each step goes on where it was stopped: interrupt it and call it again.
-train: $(READY) ## Train the starter model (hours): make train ASSETS=FOLDER [HEADS=800], see CONTRIBUTING.md
+train: $(READY) ## Train the starter model (hours): make train ASSETS=FOLDER [HEADS=3064], see CONTRIBUTING.md
 	@test -n "$(ASSETS)" || { echo "error: training needs the assets of the synthetic heads."; \
 	    echo "hint: make train ASSETS=/path/to/assets"; exit 1; }
 	$(RUN) -m training.heads build --assets $(ASSETS) --out $(TRAINING)/heads --seeds 0:$(HEADS)
 	$(RUN) -m training.train_generator --heads $(TRAINING)/heads --run $(TRAINING)/generator
-	$(RUN) -m training.train_encoders --which visible --heads $(TRAINING)/heads \
-	    --generator $(TRAINING)/generator --run $(TRAINING)/visible
-	$(RUN) -m training.train_encoders --which occluded --heads $(TRAINING)/heads \
-	    --generator $(TRAINING)/generator --run $(TRAINING)/occluded
-	$(RUN) -m training.export --generator $(TRAINING)/generator --visible $(TRAINING)/visible \
-	    --occluded $(TRAINING)/occluded --out $(TRAINING)/starter.safetensors
+	$(RUN) -m training.train_occluded --heads $(TRAINING)/heads --generator $(TRAINING)/generator --run $(TRAINING)/occluded
+	$(RUN) -m training.export --generator $(TRAINING)/generator --occluded $(TRAINING)/occluded \
+	    --out $(TRAINING)/starter.safetensors
 	$(RUN) -m training.evaluate --heads $(TRAINING)/heads --model $(TRAINING)/starter.safetensors --out $(TRAINING)/evaluation
 
 # setuptools is needed by torch, though pip-tools calls it unsafe; the CPU wheel's "+cpu" would bind everybody to one index.

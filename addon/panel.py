@@ -43,6 +43,7 @@ class HEADCAST_PT_main(bpy.types.Panel):
         choices.prop(settings, "model")
         choices.prop(settings, "device")
         choices.prop(settings, "quality")
+        choices.prop(settings, "refinement")
 
         if not preferences().consent:
             row = layout.row()

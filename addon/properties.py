@@ -109,6 +109,16 @@ class HEADCAST_PG_settings(bpy.types.PropertyGroup):
         max=8192,
         subtype="PIXEL",
     )
+    refinement: EnumProperty(
+        name="Fit to Photo",
+        description="Bends the finished head so that its outline and face lie where the photo has them",
+        items=[
+            ("OFF", "Off", "Leave the head as the model imagines it"),
+            ("FAST", "Fast", "Good for most photos; 1 to 2 seconds more"),
+            ("BEST", "Best", "Follows hair and chin more closely; 3 to 5 seconds more"),
+        ],
+        default=DEFAULTS.refinement.upper(),
+    )
     seed: IntProperty(
         name="Seed", description="Another number gives another version of what the photo does not show", min=0
     )
@@ -122,6 +132,7 @@ class HEADCAST_PG_settings(bpy.types.PropertyGroup):
             faces=self.faces,
             texture=self.texture_size,
             seed=self.seed,
+            refinement=self.refinement.lower(),
         )
 
 

@@ -3,7 +3,8 @@
 Each has the two stages of Bilecen et al. (NeurIPS 2024, arXiv 2409.20530): first a code per convolution of the
 generator (W+), as an offset from the average w; then a high-rate residual that is added to the tri-grid's features.
 The residual stage carries picture features to the cells that project onto them (lifting), so that whatever the photo
-shows ends in the tri-grid itself, where it can be stitched, saved and extracted again.
+shows ends in the tri-grid itself, where it can be stitched, saved and extracted again. The second encoder is also given
+the first one's tri-grid where the photo shows it, and completes it.
 """
 
 from __future__ import annotations
@@ -18,13 +19,16 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .camera import RADIUS, Camera, project_tensor
-from .generator import GeneratorConfig
+from .camera import RADIUS, Camera, project, project_tensor
+from .generator import GeneratorConfig, TriPlaneGenerator
 from .tri_grid import plane_points
 
 GROUPS = 8  # of GroupNorm: batches are too small for BatchNorm to know its statistics
 PICTURE_CHANNELS = 6  # red, green, blue, matte, x, y
 RESIDUAL_GAIN = 0.1  # initial size of the residual against the generator's planes, so that training starts at the mean
+PLACE_START = 0.1  # size of the planes' codes before training
+POSE_NUMBERS = 12  # of a camera: three rows of rotation and position
+LANDMARK_GAIN = 20.0  # faces differ from the mean by some hundredths of the picture's side
 STYLE_GAIN = 0.3  # initial size of the offset from the average w
 
 
@@ -33,17 +37,22 @@ class EncoderConfig:
     """Sizes of one encoder."""
 
     input_size: int = 128  # px, side of the portrait the encoder looks at
-    channels: tuple[int, ...] = (32, 64, 96, 160, 256)  # of the trunk; each level halves the picture
+    channels: tuple[int, ...] = (32, 64, 128, 192, 256)  # of the trunk; each level halves the picture
+    second_blocks: tuple[int, ...] = (2, 3)  # levels with a second block: before, it costs time, behind, weights
     feature_channels: int = 32  # of the picture features that are lifted onto the planes
     lift_channels: int = 16  # of a lifted sample
     lift_width: int = 32  # of the mixing layers on the planes; 64 took twice the encoder's whole time
     lift_samples: int = 8  # samples along each cell's normal
     style_width: int = 256  # hidden layer between the trunk and the w's
+    landmarks: int = 468  # of the face mesh the style looks at besides the picture; 0 for none
+    landmark_width: int = 96  # what they are condensed to
+    completes: bool = False  # whether the planes of another encoder, where they are seen, are an input
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> EncoderConfig:
         """The config a checkpoint carries."""
-        return cls(**{**values, "channels": tuple(values["channels"])})
+        tuples = {name: tuple(values[name]) for name in ("channels", "second_blocks") if name in values}
+        return cls(**{**values, **tuples})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
@@ -51,23 +60,52 @@ class EncoderConfig:
 
 
 @dataclass(frozen=True)
-class Latents:
-    """What an encoder says of a portrait.
+class PortraitInput:
+    """What an encoder looks at, n portraits at once.
 
-    w_plus:   (n, num_ws, w_dim).
-    residual: (n, 3, channels, depth, res, res), added to the generator's planes.
+    portraits: (n, 4, s, s) red, green, blue in [0, 1] composited on mid grey, and the matte.
+    cameras:   (n, 25) as `Camera.vector`.
+    landmarks: (n, 468, 3) as `landmark_offsets` gives them; zeros where no face was measured.
+    """
+
+    portraits: Tensor
+    cameras: Tensor
+    landmarks: Tensor
+
+
+@dataclass(frozen=True)
+class SeenPlanes:
+    """What another encoder made of the same portraits, where they show it.
+
+    planes:     (n, 3, channels, depth, res, res) tri-grids.
+    visibility: (n, 3, depth, res, res) in [0, 1], 1 where the photo decides.
+    """
+
+    planes: Tensor
+    visibility: Tensor
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """What an encoder makes of portraits.
+
+    w_plus: (n, num_ws, w_dim).
+    base:   (n, 3, channels, depth, res, res) the generator's tri-grid of w_plus.
+    planes: the same with the encoder's residual added.
     """
 
     w_plus: Tensor
-    residual: Tensor
+    base: Tensor
+    planes: Tensor
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with a short cut; the first halves the picture."""
+    """Two 3x3 convolutions with a short cut; the first halves the picture unless stride is 1."""
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 2) -> None:
         super().__init__()
-        self.reduce = nn.Conv2d(in_channels, out_channels, 3, 2, 1)
+        self.stride = stride
+        self.reduce = nn.Conv2d(in_channels, out_channels, 3, stride, 1)
         self.conv = nn.Conv2d(out_channels, out_channels, 3, 1, 1)
         self.norm0 = nn.GroupNorm(GROUPS, out_channels)
         self.norm1 = nn.GroupNorm(GROUPS, out_channels)
@@ -75,14 +113,16 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.silu(self.norm0(self.reduce(x)))
-        return F.silu(self.norm1(self.conv(y)) + self.shortcut(F.avg_pool2d(x, 2)))
+        short = x if self.stride == 1 else F.avg_pool2d(x, self.stride)
+        return F.silu(self.norm1(self.conv(y)) + self.shortcut(short))
 
 
 class PlaneLift(nn.Module):
     """Carries picture features onto the three planes of the tri-grid.
 
     Every cell looks along its plane's normal: at `lift_samples` points it asks what the picture shows there, and mixes
-    the answers into features for each of the plane's depth slices.
+    the answers into features for each of the plane's depth slices. Seen from the front, cells at the nose and at the
+    back of the head look at the same pixels; the generator's planes and a learned code of the place tell them apart.
     """
 
     points: Tensor
@@ -94,8 +134,16 @@ class PlaneLift(nn.Module):
         width, out_channels = config.lift_width, generator.plane_channels * generator.planes_depth
         self.reduce = nn.Conv2d(config.feature_channels, config.lift_channels, 1)
         self.mix = nn.Linear(config.lift_samples * config.lift_channels, width, bias=False)
-        self.plane_code = nn.Parameter(torch.randn(3, width, 1) * 0.1)
-        self.refine = nn.Conv2d(width, width, 3, 1, 1)
+        self.place = nn.Parameter(torch.zeros(3, width, self.resolution, self.resolution))
+        self.place.data += torch.randn(3, width, 1, 1) * PLACE_START
+        self.base = nn.Conv2d(out_channels, width, 1)
+        self.known: nn.Conv2d | None = None
+        if config.completes:
+            self.known = nn.Conv2d(out_channels + generator.planes_depth, width, 3, 1, 1)
+            assert self.known.bias is not None
+            nn.init.zeros_(self.known.weight)
+            nn.init.zeros_(self.known.bias)
+        self.refine = nn.ModuleList([nn.Conv2d(width, width, 3, 1, 1) for _ in range(2)])
         self.heads = nn.ModuleList([nn.Conv2d(width, out_channels, 3, 1, 1) for _ in range(3)])
         for head in self.heads:
             assert isinstance(head, nn.Conv2d) and head.bias is not None
@@ -105,31 +153,36 @@ class PlaneLift(nn.Module):
         points = plane_points(self.resolution, config.lift_samples, generator.box_side)
         self.register_buffer("points", points.reshape(1, -1, 3), persistent=False)
 
-    def forward(self, features: Tensor, cameras: Tensor) -> Tensor:
+    def forward(self, features: Tensor, cameras: Tensor, base: Tensor, seen: SeenPlanes | None) -> Tensor:
+        """The residual (n, 3, channels, depth, res, res) for the generator's planes `base`."""
         n, res = len(features), self.resolution
         features = self.reduce(features)
-        pixels, _ = project_tensor(self.points.expand(n, -1, -1), cameras)
+        with torch.autocast(features.device.type, enabled=False):  # half precision would miss by a pixel
+            pixels, _ = project_tensor(self.points.expand(n, -1, -1), cameras)
         grids = (pixels * 2 - 1).view(n, 3, self.samples, res * res, 2)  # grid_sample counts from -1 to 1
         weight = self.mix.weight.expand(n, -1, -1)
         mixed = []
         for plane in range(3):
             lifted = F.grid_sample(
-                features, grids[:, plane], mode="bilinear", padding_mode="zeros", align_corners=False
+                features.float(), grids[:, plane], mode="bilinear", padding_mode="zeros", align_corners=False
             )  # (n, channel, sample, cell)
             # A 1x1 convolution as a product of matrices: on a CPU several times faster than conv2d, and without copies.
-            mixed.append(torch.bmm(weight, lifted.flatten(1, 2)) + self.plane_code[plane])
-        stacked = F.silu(torch.stack(mixed, dim=1)).view(n * 3, -1, res, res)
-        mixed_planes = F.silu(self.refine(stacked) + stacked).view(n, 3, -1, res, res)
-        planes = torch.stack([head(mixed_planes[:, plane]) for plane, head in enumerate(self.heads)], dim=1)
-        return planes.view(n, 3, *self.shape, res, res)
+            mixed.append(torch.bmm(weight, lifted.flatten(1, 2)).view(n, -1, res, res))
+        stacked = torch.stack(mixed, dim=1) + self.place
+        stacked = stacked.flatten(0, 1) + self.base(base.reshape(n * 3, -1, res, res))
+        if self.known is not None and seen is not None:
+            shown = torch.cat([seen.planes * seen.visibility[:, :, None], seen.visibility[:, :, None]], dim=2)
+            stacked = stacked + self.known(shown.reshape(n * 3, -1, res, res))
+        stacked = F.silu(stacked)
+        for refine in self.refine:
+            stacked = F.silu(refine(stacked)) + stacked
+        per_plane = stacked.view(n, 3, -1, res, res)
+        planes = torch.stack([head(per_plane[:, plane]) for plane, head in enumerate(self.heads)], dim=1)
+        return planes.float().view(n, 3, *self.shape, res, res)
 
 
 class PortraitEncoder(nn.Module):
-    """Both stages over one trunk: portrait and camera to `Latents`.
-
-    portraits: (n, 4, s, s) red, green, blue in [0, 1] composited on mid grey, and the matte.
-    cameras:   (n, 25) as `Camera.vector`.
-    """
+    """Both stages over one trunk: portrait, camera and landmarks to an `Inversion` by a generator."""
 
     w_avg: Tensor
 
@@ -139,9 +192,19 @@ class PortraitEncoder(nn.Module):
         self.num_ws, self.w_dim = num_ws, generator.w_dim
         channels = config.channels
         inputs = (PICTURE_CHANNELS, *channels[:-1])
-        self.trunk = nn.ModuleList([ResidualBlock(i, o) for i, o in zip(inputs, channels, strict=True)])
+        self.trunk = nn.ModuleList()
+        for level, (wide_in, wide_out) in enumerate(zip(inputs, channels, strict=True)):
+            blocks = [ResidualBlock(wide_in, wide_out)]
+            if level in config.second_blocks:
+                blocks.append(ResidualBlock(wide_out, wide_out, stride=1))
+            self.trunk.append(nn.Sequential(*blocks))
         side = config.input_size >> len(channels)
-        to_style = nn.Linear(channels[-1] * side * side + 12, config.style_width)
+        known = channels[-1] * side * side + POSE_NUMBERS
+        self.face: nn.Sequential | None = None
+        if config.landmarks:
+            self.face = nn.Sequential(nn.Linear(3 * config.landmarks, config.landmark_width), nn.SiLU())
+            known += config.landmark_width
+        to_style = nn.Linear(known, config.style_width)
         to_offset = nn.Linear(config.style_width, num_ws * generator.w_dim)
         to_offset.weight.data.mul_(STYLE_GAIN)
         self.style = nn.Sequential(to_style, nn.SiLU(), to_offset)
@@ -153,23 +216,34 @@ class PortraitEncoder(nn.Module):
         self.lift = PlaneLift(config, generator)
         self.register_buffer("w_avg", torch.zeros(generator.w_dim))
 
-    def forward(self, portraits: Tensor, cameras: Tensor) -> Latents:
-        n, _, height, width = portraits.shape
-        x = torch.linspace(-1, 1, width, device=portraits.device).view(1, 1, 1, -1).expand(n, 1, height, -1)
-        y = torch.linspace(-1, 1, height, device=portraits.device).view(1, 1, -1, 1).expand(n, 1, -1, width)
-        level = torch.cat([portraits * 2 - 1, x, y], dim=1)
+    def forward(self, given: PortraitInput, generator: TriPlaneGenerator, seen: SeenPlanes | None = None) -> Inversion:
+        """`seen` is used by encoders whose config says that they complete another's planes."""
+        w_plus, features = self.look(given)
+        base = generator.synthesise_planes(w_plus).float()
+        return Inversion(w_plus, base, base + self.lift(features, given.cameras, base, seen))
+
+    def look(self, given: PortraitInput) -> tuple[Tensor, Tensor]:
+        """w_plus (n, num_ws, w_dim), and picture features (n, feature_channels, s / 2, s / 2) to be lifted."""
+        n, _, height, width = given.portraits.shape
+        x = torch.linspace(-1, 1, width, device=given.portraits.device).view(1, 1, 1, -1).expand(n, 1, height, -1)
+        y = torch.linspace(-1, 1, height, device=given.portraits.device).view(1, 1, -1, 1).expand(n, 1, -1, width)
+        level = torch.cat([given.portraits * 2 - 1, x, y], dim=1)
         levels = []
         for block in self.trunk:
             level = block(level)
             levels.append(level)
         # Rotation and position of the camera; the position is brought to the rotation's size.
-        pose = cameras[:, :12].view(n, 3, 4) * cameras.new_tensor([1.0, 1.0, 1.0, 1.0 / RADIUS])
-        styles = self.style(torch.cat([level.flatten(1), pose.flatten(1)], dim=1))
+        scale = given.cameras.new_tensor([1.0, 1.0, 1.0, 1.0 / RADIUS])
+        pose = given.cameras[:, :POSE_NUMBERS].view(n, 3, 4) * scale
+        facts = [level.flatten(1), pose.flatten(1)]
+        if self.face is not None:
+            facts.append(self.face(given.landmarks.flatten(1)))
+        styles = self.style(torch.cat(facts, dim=1))
         w_plus = self.w_avg + styles.view(n, self.num_ws, self.w_dim)
         for merge, finer in zip(self.merge, reversed(levels[:-1]), strict=True):
             level = F.interpolate(level, scale_factor=2, mode="bilinear", align_corners=False)
             level = F.silu(merge(torch.cat([level, finer], dim=1)))
-        return Latents(w_plus, self.lift(self.detail(level), cameras))
+        return w_plus, self.detail(level)
 
 
 class VisibleEncoder(PortraitEncoder):
@@ -197,10 +271,36 @@ def compose_on_grey(colour: Tensor, matte: Tensor) -> Tensor:
     return colour * matte + 0.5 * (1 - matte)
 
 
-def encode(encoder: PortraitEncoder, image: NDArray[np.uint8], matte: NDArray[np.floating], camera: Camera) -> Latents:
-    """Run one encoder on an aligned portrait (see `portrait_tensor`); the device is the encoder's."""
-    device = encoder.w_avg.device
-    portraits = portrait_tensor(image, matte, encoder.config.input_size, device)
-    cameras = torch.from_numpy(camera.vector)[None].to(device)
-    with torch.no_grad():
-        return encoder(portraits, cameras)
+def landmark_offsets(landmarks: NDArray[np.floating], camera: Camera, template: NDArray[np.floating]) -> NDArray:
+    """How a face differs from the mean face, seen by the same camera.
+
+    landmarks: (468 or more, 3) in sides of the picture: x right, y down, z with their scale, away from the viewer.
+    template:  (468, 3) landmarks of the mean face, head frame.
+    Returns:   (468, 3) float32, of order 1; the networks' z has no origin, so its mean is left out.
+    """
+    pixels, depth = project(template, camera)
+    mean_face = np.column_stack([pixels, depth * camera.intrinsics[0, 0] / RADIUS])
+    offsets = landmarks[: len(template)] - mean_face
+    offsets[:, 2] -= offsets[:, 2].mean()
+    return (offsets * LANDMARK_GAIN).astype(np.float32)
+
+
+def portrait_input(
+    image: NDArray[np.uint8],
+    matte: NDArray[np.floating],
+    landmarks: NDArray[np.floating],
+    camera: Camera,
+    template: NDArray[np.floating],
+    size: int,
+    device: torch.device,
+) -> PortraitInput:
+    """One aligned portrait as encoders take it.
+
+    image (s, s, 3) sRGB, matte (s, s), landmarks (478, 3) in pixels of the image; template as `landmark_offsets` wants.
+    """
+    offsets = landmark_offsets(landmarks / image.shape[1], camera, template)
+    return PortraitInput(
+        portrait_tensor(image, matte, size, device),
+        torch.from_numpy(camera.vector)[None].to(device),
+        torch.from_numpy(offsets)[None].to(device),
+    )

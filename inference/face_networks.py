@@ -25,6 +25,7 @@ from torch import Tensor
 from .errors import WeightsDamaged, WeightsMissing
 
 FACE_WEIGHTS_FOLDER = Path(__file__).parent / "weights" / "face"
+LANDMARK_TEMPLATE_FILE = FACE_WEIGHTS_FOLDER / "landmark_template.safetensors"
 
 Options = dict[str, Any]
 Operation = Callable[[list[Tensor], Options], Tensor]
@@ -116,12 +117,12 @@ def load_face_networks(folder: Path = FACE_WEIGHTS_FOLDER, device: torch.device 
         full_range=network("face_detection_full_range_sparse"),
         landmarks=network("face_landmark_with_attention"),
         segmentation=network("selfie_segmentation"),
-        template=load_landmark_template(folder / "landmark_template.safetensors"),
+        template=load_landmark_template(folder / LANDMARK_TEMPLATE_FILE.name),
         device=device,
     )
 
 
-def load_landmark_template(path: Path) -> LandmarkTemplate:
+def load_landmark_template(path: Path = LANDMARK_TEMPLATE_FILE) -> LandmarkTemplate:
     """Read the mean face.
 
     The file keeps the points as they were averaged, and beside them the similarity that brings them into the head

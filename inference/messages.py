@@ -22,6 +22,7 @@ class Options:
     faces: int = 30_000  # triangles asked for; the mesh has about as many
     texture: int = 2048  # side of the albedo picture, texels
     seed: int = 0  # of every random choice on the way
+    refinement: str = "fast"  # off, fast or best: effort spent on fitting the head to its photo
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from . import encoders
 from .alignment import AlignedPortrait, align
 from .bake import TexturedHead, bake
 from .checkpoints import HeadModel
 from .checkpoints import load as load_head_model
+from .encoders import Inversion, PortraitEncoder, PortraitInput, SeenPlanes, portrait_input
 from .errors import BadOption, DeviceUnavailable, OutOfMemory, is_out_of_memory
 from .face_networks import FACE_WEIGHTS_FOLDER, FaceNetworks, load_face_networks
 from .field import Field
@@ -26,12 +26,14 @@ from .gltf import write_glb
 from .job_folder import check_writable, whole_folder
 from .messages import Options
 from .photo import load_photo
+from .photo_check import photo_warnings
 from .preview import preview_sheet
 from .progress import Progress, Stages, silent
 from .quality import Quality, landmark_nme, matte_iou, visible_share
-from .silhouette import carve
-from .stitching import occlusion_mask, stitch
-from .surface import Mesh, extract, height_m, is_watertight, metres_from_head
+from .refinement import LEVELS, Refinement, WarpedField, refine
+from .silhouette import ColouredField, carve
+from .stitching import SeenSurface, occlusion_mask, seen_surface, stitch
+from .surface import METRES_PER_UNIT, Mesh, extract, height_m, is_watertight, metres_from_head
 from .tri_grid import TriGrid
 from .unwrap import unwrap
 
@@ -46,6 +48,7 @@ SHARES = {  # CPU seconds of each stage at the default quality, measured: how th
     "align": 0.4,
     "encode": 0.2,
     "stitch": 0.8,
+    "refine": 1.0,
     "extract": 2.5,
     "unwrap": 3.5,
     "bake": 2.0,
@@ -53,9 +56,8 @@ SHARES = {  # CPU seconds of each stage at the default quality, measured: how th
     "preview": 2.1,
     "write": 0.5,
 }
-STEEP_DEG = 45.0  # beyond this yaw or pitch the landmark fit, and with it the camera, is unreliable
-LOW_LANDMARK_SCORE = 0.7  # the landmark network is this unsure of faces that are covered or blurred
 LOW_MATTE_IOU = 0.75  # a head whose outline differs this much has missed hair or the pose
+FAR_OUTLINE = 0.008  # box units of mean misfit before refining; the worst of 20 photos, hats among them, has 0.0042
 
 
 @dataclass(frozen=True)
@@ -79,12 +81,19 @@ def load_models(name: str = "starter", device: str = "auto") -> Models:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """A finished head and what it was made from: mesh is closed, head.mesh is the same with seams for the texture."""
+    """A finished head and what it was made from.
 
+    photo_size: (height, width) px of the photo.
+    mesh:       closed; head.mesh is the same with seams for the texture.
+    refinement: None where the head was left as the encoders made it.
+    """
+
+    photo_size: tuple[int, int]
     portrait: AlignedPortrait
     mesh: Mesh
     head: TexturedHead
     quality: Quality
+    refinement: Refinement | None
 
 
 def reconstruct(
@@ -122,11 +131,17 @@ def make_head(photo_path: Path, options: Options, models: Models, stages: Stages
         photo = load_photo(photo_path)
         portrait = align(photo, models.face, step)
     with stages.stage("encode", "Reading the portrait") as step:
-        visible, occluded = encode(portrait, model, step)
-    with stages.stage("stitch", "Joining seen and unseen") as step:
-        mask = occlusion_mask(model.generator, visible, occluded, portrait.camera, step)
-        height, width = photo.rgb.shape[:2]
-        field = carve(Field(model.generator, stitch(visible, occluded, mask)), portrait, (height, width))
+        visible = encode_visible(portrait, models)
+        seen = seen_surface(model.generator, visible, portrait.camera, step)
+    with stages.stage("stitch", "Imagining the unseen side") as step:
+        field: ColouredField = Field(model.generator, complete(portrait, models, visible, seen, step))
+    height, width = photo.rgb.shape[:2]
+    with stages.stage("refine", "Fitting the head to the photo") as step:
+        refinement, effort = None, LEVELS[options.refinement]
+        if effort:
+            refinement = refine(field, portrait, (height, width), models.face, effort, step)
+            field = WarpedField(field, refinement)
+        field = carve(field, portrait, (height, width))
     with stages.stage("extract", "Shaping the surface") as step:
         mesh = extract(field, options.grid, options.faces, step)
     with stages.stage("unwrap", "Unwrapping") as step:
@@ -139,21 +154,43 @@ def make_head(photo_path: Path, options: Options, models: Models, stages: Stages
             matte_iou(mesh, portrait.camera, portrait.matte),
             landmark_nme(mesh, field, portrait, models.face),
         )
-    return Reconstruction(portrait, mesh, head, quality)
+    return Reconstruction((height, width), portrait, mesh, head, quality, refinement)
 
 
-def encode(portrait: AlignedPortrait, model: HeadModel, progress: Progress) -> tuple[TriGrid, TriGrid]:
-    """The head twice: faithful to what the photo shows, and plausible where it shows nothing."""
+def encode_visible(portrait: AlignedPortrait, models: Models) -> TriGrid:
+    """The head, faithful to what the photo shows."""
+    encoder = models.head.visible
+    with torch.no_grad():
+        return _tri_grid(encoder(_given(portrait, models, encoder), models.head.generator), models)
 
-    def tri_grid(encoder: encoders.PortraitEncoder) -> TriGrid:
-        latents = encoders.encode(encoder, portrait.image, portrait.matte, portrait.camera)
-        with torch.no_grad():
-            planes = model.generator.synthesise_planes(latents.w_plus) + latents.residual
-        return TriGrid(planes[0], model.generator.config.box_side)
 
-    visible = tri_grid(model.visible)
-    progress(0.5, "Imagining the unseen side")
-    return visible, tri_grid(model.occluded)
+def complete(
+    portrait: AlignedPortrait, models: Models, visible: TriGrid, seen: SeenSurface, progress: Progress
+) -> TriGrid:
+    """The visible encoder's head, with what the photo does not show from the occluded encoder."""
+    encoder, generator = models.head.occluded, models.head.generator
+    known = SeenPlanes(visible.planes[None], seen.cells[None])
+    with torch.no_grad():
+        occluded = _tri_grid(encoder(_given(portrait, models, encoder), generator, known), models)
+    return stitch(visible, occluded, occlusion_mask(generator, seen, occluded, portrait.camera, progress))
+
+
+def stitched_tri_grid(portrait: AlignedPortrait, models: Models) -> TriGrid:
+    """From portrait to the tri-grid of the whole head."""
+    visible = encode_visible(portrait, models)
+    seen = seen_surface(models.head.generator, visible, portrait.camera, silent)
+    return complete(portrait, models, visible, seen, silent)
+
+
+def _given(portrait: AlignedPortrait, models: Models, encoder: PortraitEncoder) -> PortraitInput:
+    template, size = models.face.template.points_head, encoder.config.input_size
+    return portrait_input(
+        portrait.image, portrait.matte, portrait.landmarks, portrait.camera, template, size, models.device
+    )
+
+
+def _tri_grid(made: Inversion, models: Models) -> TriGrid:
+    return TriGrid(made.planes[0], models.head.generator.config.box_side)
 
 
 def portrait_picture(portrait: AlignedPortrait) -> Image.Image:
@@ -174,6 +211,7 @@ def make_report(
         "options": asdict(options),
         "portrait": asdict(portrait.pose),
         "quality": asdict(quality),
+        "refinement": refinement_report(options.refinement, made.refinement),
         "mesh": {
             "vertices": len(mesh.vertices),
             "faces": len(mesh.faces),
@@ -192,21 +230,35 @@ def make_report(
         },
         "seconds": {stage: round(duration, 3) for stage, duration in seconds.items()},
         "peak_memory_mb": peak_memory_mb(),
-        "warnings": warnings_of(portrait, quality),
+        "warnings": warnings_of(made),
     }
 
 
-def warnings_of(portrait: AlignedPortrait, quality: Quality) -> list[str]:
+def refinement_report(level: str, refinement: Refinement | None) -> dict[str, Any]:
+    """What fitting the head to its photo did; lengths are metres, None where nothing was measured."""
+    if refinement is None:
+        return {"level": level, "steps": 0, "outline_m": None, "landmarks_m": None}
+    before, after = refinement.before, refinement.after
+    landmarks = None
+    if before.landmarks is not None and after.landmarks is not None:
+        landmarks = [before.landmarks * METRES_PER_UNIT, after.landmarks * METRES_PER_UNIT]
+    return {
+        "level": level,
+        "steps": refinement.steps,
+        "outline_m": [before.outline * METRES_PER_UNIT, after.outline * METRES_PER_UNIT],
+        "landmarks_m": landmarks,
+    }
+
+
+def warnings_of(made: Reconstruction) -> list[str]:
     """What the user should know though there is a head."""
-    pose, warnings = portrait.pose, []
-    if pose.faces_found > 1:
-        warnings.append(f"{pose.faces_found} faces were found; the largest was taken.")
-    if max(abs(pose.yaw_deg), abs(pose.pitch_deg)) > STEEP_DEG:
-        warnings.append("The face is turned more than 45 degrees; the shape may be off.")
-    if pose.landmark_score < LOW_LANDMARK_SCORE:
-        warnings.append("The face is hard to make out; covered or blurred parts may be wrong.")
-    if quality.matte_iou < LOW_MATTE_IOU:
-        warnings.append("The head's outline differs from the photo; hair or a hat may be missing.")
+    warnings = photo_warnings(made.portrait, made.photo_size)
+    missed = made.refinement is not None and made.refinement.before.outline > FAR_OUTLINE
+    if made.quality.matte_iou < LOW_MATTE_IOU or missed:
+        warnings.append(
+            "The head's outline differs from the photo; hair, a hat or a scarf may be missing. "
+            "Use a photo without them, before a plain background."
+        )
     return warnings
 
 
@@ -214,6 +266,10 @@ def check_options(options: Options) -> None:
     """Raise BadOption for a value that cannot be used."""
     if options.device not in DEVICES:
         raise BadOption(f"There is no device called {options.device!r}.", f"Choose one of {', '.join(DEVICES)}.")
+    if options.refinement not in LEVELS:
+        raise BadOption(
+            f"The head cannot be fitted to its photo {options.refinement!r}.", f"Choose one of {', '.join(LEVELS)}."
+        )
     for name, (lowest, highest) in LIMITS.items():
         value = getattr(options, name)
         if not isinstance(value, int) or not lowest <= value <= highest:

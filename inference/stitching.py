@@ -68,7 +68,7 @@ def input_depth(look: Scout, camera: Camera) -> Tensor:
     distance = float((camera.position**2).sum() ** 0.5)
     steps = torch.linspace(distance - reach, distance + reach, 3 * SCOUT_GRID, device=device)
     points = origins[..., None, :] + directions[..., None, :] * steps[:, None]  # (h, w, step, 3)
-    inside = _look_up(look, points.view(-1, 3)).view(DEPTH_SIZE, DEPTH_SIZE, -1) - look.level
+    inside = look_up(look, points.view(-1, 3)).view(DEPTH_SIZE, DEPTH_SIZE, -1) - look.level
     entered = inside > 0
     first = entered.float().argmax(dim=-1, keepdim=True)
     before = (first - 1).clamp(min=0)
@@ -131,22 +131,44 @@ def visibility_mask(points: Tensor, seen: Tensor, tri_grid: TriGrid) -> Tensor:
     return mask.clamp(0, 1)
 
 
+@dataclass(frozen=True)
+class SeenSurface:
+    """The surface of the visible encoder's head, and what the photo shows of it.
+
+    points: (m, 3) on the surface, head frame.
+    depth:  (DEPTH_SIZE, DEPTH_SIZE) of the input view, as `input_depth` gives it.
+    cells:  (3, depth, res, res) visibility of its tri-grid's cells in [0, 1].
+    """
+
+    points: Tensor
+    depth: Tensor
+    cells: Tensor
+
+
+def seen_surface(
+    generator: TriPlaneGenerator, visible: TriGrid, camera: Camera, progress: Callable[[float, str], None]
+) -> SeenSurface:
+    """Find the surface of the visible encoder's tri-grid and what the photo's camera sees of it."""
+    look = scout(generator, visible, progress)
+    depth, points = input_depth(look, camera), surface_points(look)
+    return SeenSurface(points, depth, visibility_mask(points, visibility(points, camera, depth), visible))
+
+
 def occlusion_mask(
     generator: TriPlaneGenerator,
-    visible: TriGrid,
+    seen: SeenSurface,
     occluded: TriGrid,
     camera: Camera,
     progress: Callable[[float, str], None],
 ) -> Tensor:
     """The visibility of every tri-grid cell in the input view; its complement is the paper's occlusion mask O.
 
+    The occluded encoder's surface votes too: cells that only it reads belong to it.
+
     Returns: (3, depth, res, res) in [0, 1]: 1 where the photo decides, 0 where it shows nothing.
     """
-    first = scout(generator, visible, lambda done, label: progress(done / 2, label))
-    second = scout(generator, occluded, lambda done, label: progress(0.5 + done / 2, label))
-    depth = input_depth(first, camera)
-    points = torch.cat([surface_points(first), surface_points(second)])
-    return visibility_mask(points, visibility(points, camera, depth), visible)
+    points = torch.cat([seen.points, surface_points(scout(generator, occluded, progress))])
+    return visibility_mask(points, visibility(points, camera, seen.depth), occluded)
 
 
 def stitch(visible: TriGrid, occluded: TriGrid, mask: Tensor) -> TriGrid:
@@ -160,7 +182,7 @@ def stitch(visible: TriGrid, occluded: TriGrid, mask: Tensor) -> TriGrid:
     return TriGrid(planes, visible.box_side)
 
 
-def _look_up(look: Scout, points: Tensor) -> Tensor:
+def look_up(look: Scout, points: Tensor) -> Tensor:
     """(m,) density at (m, 3) points, trilinear from the scout's grid; far outside the surface beyond the box."""
     grid = (points * (2 / look.side)).flip(-1)[None, None, None]  # grid_sample wants the last axis first
     inside = F.grid_sample(

@@ -1,21 +1,39 @@
-"""Synthetic heads as batches: points with signed distance and colour, and lit views with matte, depth and camera."""
+"""Synthetic heads as batches: points with signed distance and colour, and lit views with matte, depth and camera.
+
+Colours are what the photo would show without its shadows: the albedo under the view's mean light and its camera's
+exposure and white balance. The photo alone cannot tell a dark skin in bright light from a light one in the shade, and
+it need not: what is unseen has to match what is seen.
+"""
 
 from __future__ import annotations
 
+import io
+import json
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import affine_transform, gaussian_filter
+from PIL import Image
+from scipy.ndimage import affine_transform, gaussian_filter, grey_dilation, grey_erosion
+from scipy.spatial import cKDTree
 from torch import Tensor
 
-HELD_OUT_SEEDS = 32  # heads 0 to 31 are never trained on
-MAX_INPUT_AZIMUTH_DEG = 75.0  # input views beyond this show no face to encode
+from inference.camera import orbit_camera
+from inference.encoders import PortraitInput, landmark_offsets
+from inference.face_networks import load_landmark_template
+
+HELD_OUT_SEEDS = 64  # heads 0 to 63 are never trained on
 SURFACE_SHARE, UNIFORM_SHARE = 0.35, 0.15  # of a batch's points; the rest lies near the surface
+FACE_SHARE = 0.3  # of the points on and near the surface are drawn from the face and ears alone
+FACE_LOW, FACE_HIGH = np.array([-0.2, -0.26, -0.06]), np.array([0.2, 0.09, 0.30])  # box of face and ears, head frame
 EMPTY_DEPTH = 1e3  # box units; where a view shows nothing
+MIRROR = np.array([-1, 1, 1], np.float32)  # the head in a mirror
+
+Arrays = dict[str, NDArray]
 
 
 @dataclass(frozen=True)
@@ -26,6 +44,10 @@ class Points:
     distance: Tensor
     colour: Tensor
 
+    def every(self, step: int) -> Points:
+        """Every `step`th point."""
+        return Points(self.points[:, ::step], self.distance[:, ::step], self.colour[:, ::step])
+
 
 @dataclass(frozen=True)
 class Surface:
@@ -35,28 +57,91 @@ class Surface:
     normals: Tensor
     colour: Tensor
 
+    def every(self, step: int) -> Surface:
+        """Every `step`th point."""
+        return Surface(self.points[:, ::step], self.normals[:, ::step], self.colour[:, ::step])
+
 
 @dataclass(frozen=True)
 class Views:
-    """Input views: portraits (n, 4, h, w) as encoders take them, cameras (n, 25), depths (n, h, w) along the rays."""
+    """Input views: what encoders take, the true cameras (n, 25), and depths (n, h, w) along the rays."""
 
-    portraits: Tensor
+    given: PortraitInput
     cameras: Tensor
     depths: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Heads with one view each; everything mirrored and tinted alike."""
+
+    views: Views
+    points: Points
+    surface: Surface
+
+    def thinned(self, step: int) -> Batch:
+        """The same with every `step`th point."""
+        return Batch(self.views, self.points.every(step), self.surface.every(step))
+
+
+@dataclass(frozen=True)
+class Tint:
+    """How colours of a head are changed, alike in its picture and on its surface.
+
+    materials: (3, 3) gains in linear light of hair, skin and the rest. gain (3,) and gamma: of the sRGB values.
+    """
+
+    materials: NDArray[np.float32]
+    gain: NDArray[np.float32]
+    gamma: float
+
+    def __call__(self, srgb: NDArray[np.uint8], shares: NDArray[np.uint8], light: NDArray) -> NDArray[np.float32]:
+        """(..., 3) sRGB in [0, 1] of bytes (..., 3) with material shares (..., 2) under `light` (3,), linear gains."""
+        share = shares.astype(np.float32) / 255
+        hair, skin = share[..., :1], share[..., 1:]
+        gain = hair * self.materials[0] + skin * self.materials[1] + (1 - hair - skin) * self.materials[2]
+        linear = _LINEAR_OF_BYTE[srgb] * gain * light.astype(np.float32)
+        return np.clip(_srgb(linear) * self.gain, 0, 1) ** np.float32(self.gamma)
+
+
+def _srgb(linear: NDArray[np.float32]) -> NDArray[np.float32]:
+    """sRGB of linear light, by table: 4096 levels of its square root are finer than 8 bits anywhere."""
+    index = np.sqrt(np.clip(linear, 0, 1)) * (len(_SRGB_OF_ROOT) - 1)
+    return _SRGB_OF_ROOT[(index + 0.5).astype(np.int32)]
+
+
+def _srgb_exactly(linear: NDArray) -> NDArray:
+    return np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
+
+
+_BYTES = np.arange(256) / 255
+_LINEAR_OF_BYTE = np.where(_BYTES <= 0.04045, _BYTES / 12.92, ((_BYTES + 0.055) / 1.055) ** 2.4).astype(np.float32)
+_SRGB_OF_ROOT = _srgb_exactly(np.linspace(0, 1, 4096) ** 2).astype(np.float32)
+NO_TINT = Tint(np.ones((3, 3), np.float32), np.ones(3, np.float32), 1.0)
+
+
+def colours_in_view(albedo: NDArray[np.uint8], gain: NDArray[np.floating]) -> NDArray[np.float32]:
+    """(n, 3) sRGB in [0, 1] of albedo bytes (n, 3) under a view's mean light, gain (3,) in linear light."""
+    return _srgb(_LINEAR_OF_BYTE[albedo] * gain.astype(np.float32))
 
 
 @dataclass
 class HeadSet:
     """The heads of a folder, held in memory; `refresh` takes in what has been built since.
 
-    seeds: of the heads, in the order of their index.
+    seeds: of the heads, in the order of their index; meta: what is known of each.
     """
 
     folder: Path
     held_out: bool = False
     limit: int = 1_000_000
     seeds: list[int] = field(default_factory=list)
-    heads: list[dict[str, NDArray]] = field(default_factory=list)
+    heads: list[Arrays] = field(default_factory=list)
+    meta: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._template = load_landmark_template().points_head
+        self._mirrored_landmark = mirror_pairs(self._template)
 
     def refresh(self) -> int:
         """Read new heads; returns how many there are now."""
@@ -72,84 +157,194 @@ class HeadSet:
         path = self.folder / f"{seed:05d}.npz"
         try:
             with np.load(path) as arrays:
-                self.heads.append({name: arrays[name] for name in arrays.files if name != "meta"})
+                head = {name: arrays[name] for name in arrays.files}
         except (zipfile.BadZipFile, EOFError) as error:
             raise ValueError(f"{path} is damaged; delete it and build seed {seed} again") from error
+        self.meta.append(json.loads(str(head.pop("meta"))))
+        for kind in ("near", "surface"):
+            head[f"{kind}_face"] = _within_face(head[f"{kind}_points"])
+        self.heads.append(head)
         self.seeds.append(seed)
 
-    def points(self, indices: NDArray[np.integer], count: int, rng: np.random.Generator) -> Points:
-        """`count` supervised points of each head."""
-        on_surface, uniform = int(count * SURFACE_SHARE), int(count * UNIFORM_SHARE)
-        near = count - on_surface - uniform
-        points, distance, colour = [], [], []
+    def draw(self, indices: NDArray[np.integer], points: int, surface: int, rng: np.random.Generator) -> Batch:
+        """A view of each head as a photo might show it, with `points` supervised points, and `surface` with normals."""
+        rows = []
         for index in indices:
-            head = self.heads[index]
-            i = rng.integers(0, len(head["near_points"]), near)
-            j = rng.integers(0, len(head["uniform_points"]), uniform)
-            k = rng.integers(0, len(head["surface_points"]), on_surface)
-            zeros = np.zeros(on_surface, np.float16)
-            place = (head["near_points"][i], head["uniform_points"][j], head["surface_points"][k])
-            shade = (head["near_colour"][i], head["uniform_colour"][j], head["surface_colour"][k])
-            points.append(np.concatenate(place))
-            distance.append(np.concatenate([head["near_distance"][i], head["uniform_distance"][j], zeros]))
-            colour.append(np.concatenate(shade))
-        return Points(_float(points), _float(distance), _float(colour) / 255)
+            view = int(rng.integers(len(self.heads[index]["images"])))
+            rows.append(self.row(index, view, points, surface, rng, photographic=True))
+        return _batch(rows)
 
-    def surface(self, indices: NDArray[np.integer], count: int, rng: np.random.Generator) -> Surface:
-        """`count` visible surface points of each head."""
-        picks = [rng.integers(0, len(self.heads[index]["surface_points"]), count) for index in indices]
-        rows = list(zip(indices, picks, strict=True))
-        points = _float([self.heads[index]["surface_points"][pick] for index, pick in rows])
-        normals = _float([self.heads[index]["surface_normals"][pick] for index, pick in rows]) / 127
-        colour = _float([self.heads[index]["surface_colour"][pick] for index, pick in rows]) / 255
-        return Surface(points, normals, colour)
+    def batch_of(self, index: int, view: int, points: int, surface: int, rng: np.random.Generator) -> Batch:
+        """A certain view of one head, as it is."""
+        return _batch([self.row(index, view, points, surface, rng, photographic=False)])
 
-    def views(self, indices: NDArray[np.integer], rng: np.random.Generator, photographic: bool = True) -> Views:
-        """One input view of each head; `photographic` adds what cameras, mattes and alignment do to a picture."""
-        portraits, cameras, depths = [], [], []
-        for index in indices:
-            head = self.heads[index]
-            azimuth = np.abs((head["azimuth_elevation"][:, 0] + 180) % 360 - 180)
-            view = rng.choice(np.nonzero(azimuth <= MAX_INPUT_AZIMUTH_DEG)[0])
-            portraits.append(self.portrait(index, view, rng if photographic else None))
-            cameras.append(head["cameras"][view])
-            depth = head["depths"][view].astype(np.float32)
-            depths.append(np.where(depth > 0, depth, EMPTY_DEPTH))
-        return Views(_float(portraits), _float(cameras), _float(depths))
+    def row(
+        self, index: int, view: int, points: int, surface: int, rng: np.random.Generator, photographic: bool
+    ) -> tuple[NDArray, ...]:
+        """One head's share of a `Batch`, as arrays in the order of its fields.
 
-    def portrait(self, index: int, view: int, rng: np.random.Generator | None) -> NDArray[np.float32]:
-        """(4, h, w) one view as the encoders take it; degraded like a photo when `rng` is given."""
+        photographic: mirror, tint, and add what cameras, mattes and alignment do to a picture.
+        """
         head = self.heads[index]
-        colour = head["images"][view].astype(np.float32).transpose(2, 0, 1) / 255
+        tint = draw_tint(rng) if photographic else NO_TINT
+        flip = photographic and rng.random() < 0.5
+        side = MIRROR if flip else np.ones(3, np.float32)
+        direction = head["azimuth_elevation"][view] * ([-1, 1] if flip else [1, 1])
+        camera = orbit_camera(*map(float, direction))
+        error_deg = rng.normal(0, pose_error_deg(direction[0]), 2) if photographic else np.zeros(2)
+        given = orbit_camera(*map(float, direction + error_deg))
+        colour, matte, landmarks = self._picture(head, view, tint, flip)
+        if photographic:
+            colour, matte, landmarks = _photograph(colour, matte, landmarks, rng)
+        portrait = np.concatenate([colour * matte + 0.5 * (1 - matte), matte[None]])
+        offsets = landmark_offsets(landmarks, given, self._template)
+        offsets = np.nan_to_num(offsets) if not np.isnan(offsets[0, 0]) else np.zeros_like(offsets)
+        depth = head["depths"][view].astype(np.float32)
+        depth = np.where(depth > 0, depth, EMPTY_DEPTH)[:, :: -1 if flip else 1]
+
+        gain = head["gains"][view]
+        places, distance, shade = self._points(head, points, rng)
+        pick = _pick(head["surface_face"], len(head["surface_points"]), surface, rng)
+        return (
+            portrait,
+            given.vector,
+            offsets,
+            camera.vector,
+            depth,
+            places * side,
+            distance,
+            tint(*shade, gain),
+            head["surface_points"][pick].astype(np.float32) * side,
+            head["surface_normals"][pick].astype(np.float32) / 127 * side,
+            tint(head["surface_colour"][pick], head["surface_materials"][pick], gain),
+        )
+
+    @staticmethod
+    def _points(
+        head: Arrays, count: int, rng: np.random.Generator
+    ) -> tuple[NDArray, NDArray, tuple[NDArray, NDArray]]:
+        """Points (count, 3), distances (count,), and albedo and materials (count, 3), (count, 2) in bytes."""
+        on_surface, uniform = int(count * SURFACE_SHARE), int(count * UNIFORM_SHARE)
+        picks = {
+            "near": _pick(head["near_face"], len(head["near_points"]), count - on_surface - uniform, rng),
+            "uniform": rng.integers(0, len(head["uniform_points"]), uniform),
+            "surface": _pick(head["surface_face"], len(head["surface_points"]), on_surface, rng),
+        }
+
+        def gather(name: str) -> NDArray:
+            return np.concatenate([head[f"{kind}_{name}"][pick] for kind, pick in picks.items()])
+
+        distance = [head[f"{kind}_distance"][picks[kind]] for kind in ("near", "uniform")]
+        zeros = np.zeros(on_surface, np.float16)
+        return gather("points"), np.concatenate([*distance, zeros]), (gather("colour"), gather("materials"))
+
+    def _picture(
+        self, head: Arrays, view: int, tint: Tint, flip: bool
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """Colour (3, h, w), matte (h, w) and landmarks (468, 3) of a view."""
+        colour = tint(head["images"][view], head["view_materials"][view], np.ones(3)).transpose(2, 0, 1)
         matte = head["mattes"][view].astype(np.float32) / 255
-        if rng is not None:
-            colour, matte = _photograph(colour, matte, rng)
-        return np.concatenate([colour * matte + 0.5 * (1 - matte), matte[None]])
+        landmarks = head["landmarks"][view].astype(np.float32)
+        if not flip:
+            return colour, matte, landmarks
+        landmarks = landmarks[self._mirrored_landmark] * [-1, 1, 1] + [1, 0, 0]
+        return colour[..., ::-1], matte[:, ::-1], landmarks
+
+    def portrait_input(self, index: int, view: int) -> PortraitInput:
+        """One view as encoders take it, without any change."""
+        rng = np.random.default_rng(0)  # draws points only, which are not used
+        portrait, camera, landmarks, *_ = self.row(index, view, 8, 8, rng, photographic=False)
+        return PortraitInput(*(_float([array]) for array in (portrait, camera, landmarks)))
+
+
+def _batch(rows: list[tuple[NDArray, ...]]) -> Batch:
+    portraits, given, landmarks, cameras, depths, *rest = (_float(list(column)) for column in zip(*rows, strict=True))
+    views = Views(PortraitInput(portraits, given, landmarks), cameras, depths)
+    return Batch(views, Points(*rest[:3]), Surface(*rest[3:]))
+
+
+def mirror_pairs(template: NDArray[np.floating]) -> NDArray[np.integer]:
+    """(468,) which landmark each one is in a mirror; the mean face is symmetric but for fractions of a millimetre."""
+    return cKDTree(template).query(template * MIRROR)[1]
+
+
+def pose_error_deg(azimuth_deg: float) -> float:
+    """How far the direction that landmarks tell is off (standard deviation), by where the face is seen from."""
+    return 1.2 + 0.06 * max(0.0, abs(azimuth_deg) - 30)
+
+
+def draw_tint(rng: np.random.Generator) -> Tint:
+    """Other hair, skin and clothes, another exposure, white balance and contrast."""
+    materials = np.ones((3, 3))
+    for row, (strength, hue) in enumerate(((0.45, 0.10), (0.16, 0.04), (0.4, 0.25))):
+        if rng.random() < 0.6:
+            materials[row] = np.exp(rng.normal(0, strength) + rng.normal(0, hue, 3))
+    gain = rng.uniform(0.82, 1.1) * np.exp(rng.normal(0, 0.05, 3))
+    return Tint(materials.astype(np.float32), gain.astype(np.float32), float(rng.uniform(0.8, 1.25)))
 
 
 def _photograph(
-    colour: NDArray[np.float32], matte: NDArray[np.float32], rng: np.random.Generator
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Exposure, white balance, contrast, blur, noise, a soft or cut-off matte, and a slightly wrong crop."""
-    gain = rng.uniform(0.8, 1.25) * np.exp(rng.normal(0, 0.06, 3))
-    colour = np.clip(colour * gain[:, None, None].astype(np.float32), 0, 1) ** np.float32(rng.uniform(0.8, 1.25))
+    colour: NDArray[np.float32], matte: NDArray[np.float32], landmarks: NDArray[np.float32], rng: np.random.Generator
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Uneven light, blur, noise, compression, a soft, wrong or cut-off matte, things before the head, a wrong crop."""
+    side = matte.shape[0]
+    across, down = np.meshgrid(np.linspace(-1, 1, side), np.linspace(-1, 1, side))
+    if rng.random() < 0.4:
+        slope = rng.normal(0, 0.25, 2)
+        colour = colour * np.exp(slope[0] * across + slope[1] * down - slope @ slope / 2).astype(np.float32)
     if rng.random() < 0.5:
         colour = gaussian_filter(colour, (0, *(rng.uniform(0.2, 0.9),) * 2))
-    colour = colour + rng.normal(0, rng.uniform(0, 0.025), colour.shape).astype(np.float32)
-    if rng.random() < 0.3:
+    colour = colour + rng.normal(0, rng.uniform(0, 0.02), colour.shape).astype(np.float32)
+    colour = np.clip(colour, 0, 1)
+    if rng.random() < 0.25:
+        colour = _compressed(colour, int(rng.uniform(30, 85)))
+    draw = rng.random()
+    if draw < 0.3:
         matte = gaussian_filter(matte, rng.uniform(0.3, 1.2))
-    side = matte.shape[0]
-    if rng.random() < 0.3:  # the photo ends above the neck's base, and seldom level
-        rows = np.arange(side)[:, None] + rng.uniform(-0.15, 0.15) * (np.arange(side)[None] - side / 2)
-        matte = matte * (rows < rng.uniform(0.78, 0.99) * side)
+    elif draw < 0.4:
+        matte = grey_dilation(matte, 3)
+    elif draw < 0.5:
+        matte = grey_erosion(matte, 3)
+    if rng.random() < 0.1:  # a hand, a strand, a microphone
+        centre, size = rng.uniform(-0.7, 0.7, 2), rng.uniform(0.05, 0.25, 2)
+        blob = ((across - centre[0]) / size[0]) ** 2 + ((down - centre[1]) / size[1]) ** 2 < 1
+        colour = np.where(blob, rng.uniform(0, 1, 3).astype(np.float32)[:, None, None], colour)
     # Landmarks are not exact: shift, size and roll of the crop err by about this much.
     roll, scale = np.radians(rng.normal(0, 1.5)), np.exp(rng.normal(0, 0.015))
     turn = scale * np.array([[np.cos(roll), -np.sin(roll)], [np.sin(roll), np.cos(roll)]])
     middle = np.full(2, (side - 1) / 2)
     offset = middle - turn @ middle + rng.normal(0, 0.01, 2) * side
-    moved = [affine_transform(c, turn, offset, order=1, mode="nearest") for c in colour]
+    colour = np.stack([affine_transform(c, turn, offset, order=1, mode="nearest") for c in colour])
     matte = affine_transform(matte, turn, offset, order=1, mode="constant")
-    return np.clip(np.stack(moved), 0, 1), np.clip(matte, 0, 1)
+    rows_columns = (landmarks[:, [1, 0]] * side - 0.5 - offset) @ np.linalg.inv(turn).T
+    landmarks = np.column_stack([(rows_columns[:, ::-1] + 0.5) / side, landmarks[:, 2] / scale])
+    landmarks = landmarks + rng.normal(0, 0.0015, landmarks.shape)
+    draw = rng.random()
+    if draw < 0.3:  # the photo ends above the neck's base, and seldom level
+        rows = np.arange(side)[:, None] + rng.uniform(-0.15, 0.15) * (np.arange(side)[None] - side / 2)
+        matte = matte * (rows < rng.uniform(0.78, 0.99) * side)
+    elif draw < 0.38:  # or in the hair
+        matte = matte * (np.arange(side)[:, None] > rng.uniform(0.02, 0.16) * side)
+    return np.clip(colour, 0, 1), np.clip(matte, 0, 1), landmarks.astype(np.float32)
+
+
+def _compressed(colour: NDArray[np.float32], quality: int) -> NDArray[np.float32]:
+    """What JPEG leaves of a picture (3, h, w)."""
+    stream = io.BytesIO()
+    Image.fromarray((colour.transpose(1, 2, 0) * 255 + 0.5).astype(np.uint8)).save(stream, "JPEG", quality=quality)
+    return np.asarray(Image.open(stream), np.float32).transpose(2, 0, 1) / 255
+
+
+def _within_face(points: NDArray) -> NDArray[np.int32]:
+    """Indices of points (n, 3) about face and ears."""
+    within = ((points > FACE_LOW) & (points < FACE_HIGH)).all(1)
+    return np.flatnonzero(within).astype(np.int32)
+
+
+def _pick(of_face: NDArray[np.int32], total: int, count: int, rng: np.random.Generator) -> NDArray[np.integer]:
+    """`count` indices below `total`, FACE_SHARE of them from `of_face`."""
+    faces = int(count * FACE_SHARE)
+    return np.concatenate([of_face[rng.integers(0, len(of_face), faces)], rng.integers(0, total, count - faces)])
 
 
 def _float(arrays: list[NDArray]) -> Tensor:

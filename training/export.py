@@ -1,6 +1,6 @@
 r"""Put a generator and its two encoders into the one file the product carries.
 
-    python -m training.export --generator RUN_G --visible RUN_V --occluded RUN_O \
+    python -m training.export --generator RUN_G --occluded RUN_O \
         --out inference/weights/starter.safetensors
 """
 
@@ -16,7 +16,7 @@ import torch
 from inference import checkpoints
 
 from .run import config_from_arguments
-from .train_encoders import load_generator, new_encoder
+from .train_occluded import load_visible, new_occluded
 
 LICENCE = "GPL-3.0-or-later; trained only on CC0 and MIT material, free for commercial use"
 
@@ -25,33 +25,20 @@ LICENCE = "GPL-3.0-or-later; trained only on CC0 and MIT material, free for comm
 class Export:
     """What to put together."""
 
-    generator: Path
-    visible: Path
-    occluded: Path
+    generator: Path  # run of generator and visible encoder
+    occluded: Path  # run of the occluded encoder
     out: Path
 
 
 def export(settings: Export) -> str:
     """Write the checkpoint, note its checksum if it is written among the bundled ones; returns the sha256."""
-    generator, latents, _ = load_generator(settings.generator)
-    encoders = []
-    for which, run in (("visible", settings.visible), ("occluded", settings.occluded)):
-        encoder = new_encoder(which, generator)
-        encoder.load_state_dict(torch.load(run / "state.pt", weights_only=True)["encoder"])
-        encoders.append(encoder)
-    training = {
-        "heads": len(latents),
-        **{
-            part: summary(run)
-            for part, run in (
-                ("generator", settings.generator),
-                ("visible", settings.visible),
-                ("occluded", settings.occluded),
-            )
-        },
-    }
-    info = {"licence": LICENCE, "training": training}
-    digest = checkpoints.save(settings.out, generator, encoders[0], encoders[1], settings.out.stem, info)
+    generator, visible = load_visible(settings.generator)
+    state = torch.load(settings.occluded / "state.pt", weights_only=True)["encoder"]
+    occluded = new_occluded(visible, generator, completes="lift.known.weight" in state)
+    occluded.load_state_dict(state)
+    runs = {"generator": settings.generator, "occluded": settings.occluded}
+    info = {"licence": LICENCE, "training": {part: summary(run) for part, run in runs.items()}}
+    digest = checkpoints.save(settings.out, generator, visible, occluded, settings.out.stem, info)
     if settings.out.resolve().parent == checkpoints.WEIGHTS_FOLDER.resolve():
         checkpoints.note_bundled(settings.out)
     return digest
@@ -63,7 +50,7 @@ def summary(run: Path) -> dict[str, Any]:
     lines = [json.loads(line) for line in (run / "curve.jsonl").read_text().splitlines()]
     # Each start of the run counts its seconds from zero.
     cpu_s = sum(a["cpu_s"] for a, b in zip(lines, [*lines[1:], {"cpu_s": -1}], strict=True) if b["cpu_s"] < a["cpu_s"])
-    paths = {"heads", "generator", "run"}
+    paths = {"heads", "generator", "run", "start"}
     return {"settings": {k: v for k, v in settings.items() if k not in paths}, "cpu_s": cpu_s, "last": lines[-1]}
 
 

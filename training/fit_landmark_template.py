@@ -22,10 +22,9 @@ from scipy.optimize import least_squares
 
 from inference.alignment import CROP_SIZE_PX, MESH_POINTS, find_faces, find_landmarks, fit_view, without_shortfall
 from inference.camera import orbit_camera, project
-from inference.face_networks import FACE_WEIGHTS_FOLDER, FaceNetworks, LandmarkTemplate, load_face_networks
+from inference.face_networks import LANDMARK_TEMPLATE_FILE, FaceNetworks, LandmarkTemplate, load_face_networks
 from inference.resampling import build_pyramid, transform_points
 
-TEMPLATE_FILE = FACE_WEIGHTS_FOLDER / "landmark_template.safetensors"
 FITTED_AZIMUTH_DEG = 35.0  # beyond it landmarks fall short of the true direction
 SEEN_AZIMUTH_DEG = 80.0  # views up to it are measured
 SURE_SCORE = 0.9
@@ -55,11 +54,11 @@ def main() -> None:
     views = [
         view for path in sorted(arguments.heads.glob("*.npz"))[: arguments.count] for view in known_views(path, face)
     ]
-    points = load_file(TEMPLATE_FILE)["points"]
+    points = load_file(LANDMARK_TEMPLATE_FILE)["points"]
     print("before")
     print_bias(views, face.template)
     head_from_template = fit_similarity_of_template(points.astype(np.float64), views)
-    save_file({"points": points, "head_from_template": head_from_template.astype(np.float32)}, TEMPLATE_FILE)
+    save_file({"points": points, "head_from_template": head_from_template.astype(np.float32)}, LANDMARK_TEMPLATE_FILE)
     print("after")
     print_bias(views, load_face_networks().template)
 

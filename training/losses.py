@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from inference.generator import DISTANCE_UNIT, TriPlaneGenerator
 
-from .dataset import Points, Surface
+from .dataset import Batch, Points, Surface
 
 COLOUR_BAND = 0.015  # box units (8 mm): only near the surface does colour mean anything
 NORMAL_STEP = 0.007  # box units: two thirds of a plane's cell, so that a difference spans real texels
@@ -34,14 +37,57 @@ def point_losses(
     return (error * weights).sum() / weights.sum(), (colour_error * near).sum() / near.sum().clamp(min=1)
 
 
-def normal_loss(generator: TriPlaneGenerator, planes: Tensor, surface: Surface, noise: torch.Generator) -> Tensor:
-    """Distance between the field's gradient, by a tetrahedron of differences, and the surface's normal."""
+def normal_loss(
+    generator: TriPlaneGenerator,
+    planes: Tensor,
+    surface: Surface,
+    noise: torch.Generator,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """Distance between the field's gradient, by a tetrahedron of differences, and the surface's normal.
+
+    weights: (n, m) of the surface's points, all 1 when None.
+    """
     corners = surface.points.new_tensor(TETRAHEDRON)
     jitter = torch.randn(surface.points.shape, generator=noise) * NORMAL_JITTER
     points = (surface.points + jitter)[:, :, None] + NORMAL_STEP * corners
     distance, _ = generator.query_distance(planes, points.flatten(1, 2))
     gradient = (distance.view(*surface.points.shape[:2], 4, 1) * corners).sum(dim=2) / (4 * NORMAL_STEP)
-    return (gradient - surface.normals).norm(dim=-1).mean()
+    error = (gradient - surface.normals).norm(dim=-1)
+    weights = torch.ones_like(error) if weights is None else weights
+    return (error * weights).sum() / weights.sum()
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """How much each kind of supervision counts beside the distance."""
+
+    colour: float = 2.0
+    normal: float = 0.2
+    variation: float = 0.01
+
+
+def alike(points: Tensor) -> Tensor:
+    """(n, m) weights of points (n, m, 3): all the same."""
+    return torch.ones_like(points[..., 0])
+
+
+def head_losses(
+    generator: TriPlaneGenerator,
+    planes: Tensor,
+    batch: Batch,
+    weigh: Callable[[Tensor], Tensor],
+    noise: torch.Generator,
+    weights: LossWeights,
+) -> tuple[Tensor, dict[str, float]]:
+    """What tri-grids are told of their heads, in one number, and its parts.
+
+    weigh: from points (n, m, 3) to their weights (n, m).
+    """
+    distance, colour = point_losses(generator, planes, batch.points, weigh(batch.points.points))
+    normal = normal_loss(generator, planes, batch.surface, noise, weigh(batch.surface.points))
+    total = distance + weights.colour * colour + weights.normal * normal + weights.variation * plane_variation(planes)
+    return total, {"distance": distance.item(), "colour": colour.item(), "normal": normal.item()}
 
 
 def plane_variation(planes: Tensor) -> Tensor:

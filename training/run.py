@@ -21,15 +21,22 @@ FINAL_RATE = 0.02  # of the learning rate, at the end of the cosine
 
 
 def config_from_arguments(kind: type[Config], description: str) -> Config:
-    """Fill a dataclass from the command line: one flag per field, defaults as in the class."""
+    """Fill a dataclass from the command line: one flag per field, defaults as in the class.
+
+    A field of type `tuple[str, ...]` takes any number of words.
+    """
     parser = argparse.ArgumentParser(description=description)
-    casts = {"Path": Path, "int": int, "float": float, "str": str}
+    casts = {"Path": Path, "Path | None": Path, "int": int, "float": float, "str": str}
     for item in fields(kind):  # type: ignore[arg-type]
         flag = "--" + item.name.replace("_", "-")
+        if item.type == "tuple[str, ...]":
+            parser.add_argument(flag, nargs="*", default=item.default)
+            continue
         required = item.default is MISSING
         cast = casts[str(item.type)]
         parser.add_argument(flag, type=cast, required=required, default=None if required else item.default)
-    return kind(**vars(parser.parse_args()))
+    values = vars(parser.parse_args())
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
 def learning_rate(step: int, steps: int) -> float:
@@ -85,6 +92,14 @@ class Run:
         print(json.dumps(line), flush=True)
         self._sums, self._count = {}, 0
         return True
+
+
+    def note_check(self, step: int, values: dict[str, float]) -> None:
+        """Write a measurement on held-out heads to `checks.jsonl`."""
+        line = json.dumps({"step": step, "cpu_s": round(time.process_time() - self._cpu), **values})
+        with (self.folder / "checks.jsonl").open("a") as checks:
+            checks.write(line + "\n")
+        print(line, flush=True)
 
 
 def seed_everything(seed: int, step: int) -> np.random.Generator:

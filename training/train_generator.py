@@ -1,7 +1,10 @@
-"""Train the tri-grid generator on synthetic heads.
+"""Train the tri-grid generator and the visible encoder together on synthetic heads.
 
-Every training head has a learnable latent w; generator, decoder and latents are trained together on signed distance
-and colour at points (an auto-decoder, Park et al. 2019, arXiv 1901.05103): nine times cheaper than volume rendering.
+The encoder reads a latent w+ and a residual from a view, the generator makes the tri-grid, and both learn from signed
+distance, colour and normals at points: nine times cheaper than volume rendering. The generator's own tri-grid of w+ is
+held to the same head, so that w+ alone is already a head. Learning them together is what a CPU can afford: a table of
+latents, one a head, needs some forty visits of each head before it says anything of it.
+
 Afterwards the mapping network is fitted so that random z give heads too: z are the whitened latents (as in generative
 latent optimisation, Bojanowski et al. 2018, arXiv 1707.05776), and the network learns to lead them back to w.
 
@@ -10,6 +13,7 @@ latent optimisation, Bojanowski et al. 2018, arXiv 1707.05776), and the network 
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,64 +22,79 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from inference.encoders import EncoderConfig, Inversion, VisibleEncoder
 from inference.generator import STARTER, TriPlaneGenerator
 
-from .dataset import HeadSet
-from .losses import normal_loss, plane_variation, point_losses
+from .dataset import Batch, HeadSet
+from .losses import LossWeights, alike, head_losses
 from .run import Run, config_from_arguments, learning_rate, seed_everything
+from .validation import Validation, validate
+from .visibility import seen_by
 
-MAX_HEADS = 4096  # rows of the latent table
-LATENT_SPREAD = 0.3  # standard deviation of the latents before training
-LATENT_PRIOR = 1e-4  # weight of their mean square: keeps the space of heads compact
 BETAS = (0.9, 0.99)
+MOST_GRADIENT = 5.0  # norm at which gradients are cut
+MAPPING_STEPS, MAPPING_RATE, MAPPING_BATCH = 3000, 2e-3, 64
 
 
 @dataclass(frozen=True)
 class GeneratorTraining:
-    """Settings of the generator's training."""
+    """Settings of the training of generator and visible encoder."""
 
     heads: Path  # folder of *.npz
     run: Path  # folder of this run
-    steps: int = 8000
-    batch: int = 4  # heads a step
-    points: int = 8000  # supervised points a head
-    normals: int = 400  # surface points a head for the normal loss
-    rate: float = 1.2e-3  # learning rate of the synthesis network
-    decoder_rate: float = 4e-3
-    latent_rate: float = 2e-2
-    mean_rate: float = 1e-2
-    colour_weight: float = 2.0
-    normal_weight: float = 0.15
-    variation_weight: float = 0.01
+    start: Path = Path()  # state.pt of a run to start from; none by default
+    steps: int = 12000
+    batch: int = 4  # views a step, each of another head
+    points: int = 6000  # supervised points a head
+    normals: int = 1000  # surface points a head for the normal loss
+    rate: float = 1.2e-3  # learning rate of encoder and synthesis network
+    decoder_rate: float = 2e-3
+    mean_rate: float = 5e-3  # of the mean tri-grid
+    other_side: float = 0.3  # weight of points the view does not show
+    base_weight: float = 0.3  # of the generator's own tri-grid of w+
+    style_prior: float = 1e-3  # weight of the mean square offset from the average w
+    frozen: int = 0  # 1 keeps the generator as it is
+    landmarks: int = 1  # 0 trains without landmarks, to measure what they bring
+    lift: int = 1  # 0 trains without the residual, to measure what it brings
+    half: int = 1  # 1 computes convolutions in bfloat16
     refresh: int = 200  # steps between looks for new heads
-    mapping_steps: int = 3000  # of the mapping network's own fit at the end
+    check: int = 1000  # steps between measurements on held-out heads
+    seconds: float = 0.0  # CPU seconds after which the run saves and stops, 0 for none: to be resumed later
     threads: int = 1
     seed: int = 0
 
 
 def train(settings: GeneratorTraining) -> None:
-    """Run, or resume, the training; leaves `state.pt` with generator and latents in the run's folder."""
+    """Run, or resume, the training; leaves `state.pt` with generator and encoder in the run's folder."""
     torch.set_num_threads(settings.threads)
     run = Run(settings.run)
     run.note_config(settings)
     heads = HeadSet(settings.heads)
+    held_out = HeadSet(settings.heads, held_out=True)
     torch.manual_seed(settings.seed)
     generator = TriPlaneGenerator(STARTER)
-    latents = nn.Parameter(torch.randn(MAX_HEADS, STARTER.w_dim) * LATENT_SPREAD)
-    optimiser = _optimiser(generator, latents, settings)
+    config = EncoderConfig(landmarks=EncoderConfig.landmarks if settings.landmarks else 0)
+    encoder = VisibleEncoder(config, generator.config, generator.num_ws)
+    if settings.start != Path():
+        begun = torch.load(settings.start, weights_only=True)
+        generator.load_state_dict(begun["generator"])
+        encoder.load_state_dict(begun["encoder"])
+    optimiser = _optimiser(generator, encoder, settings)
     step = 0
     if state := run.resume():
         generator.load_state_dict(state["generator"])
-        latents.data.copy_(state["latents"])
+        encoder.load_state_dict(state["encoder"])
         optimiser.load_state_dict(state["optimiser"])
         step = state["step"]
-        for seed in state["seeds"]:  # a latent belongs to a head by its place in this order
-            heads.read(seed)
+    generator.requires_grad_(not settings.frozen)
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
     rates = [group["base"] for group in optimiser.param_groups]
+    weights = LossWeights()
     noise = torch.Generator().manual_seed(settings.seed + step)
     rng = seed_everything(settings.seed, step)
     order: list[int] = []
-    heads.refresh()
+    heads.refresh(), held_out.refresh()
+    started = time.process_time()
     while step < settings.steps:
         if step % settings.refresh == 0:
             heads.refresh()
@@ -85,47 +104,68 @@ def train(settings: GeneratorTraining) -> None:
         for group, rate in zip(optimiser.param_groups, rates, strict=True):
             group["lr"] = rate * learning_rate(step, settings.steps)
 
-        w = latents[torch.from_numpy(indices)]
-        planes = generator.synthesise_planes(w[:, None].expand(-1, generator.num_ws, -1))
-        distance, colour = point_losses(generator, planes, heads.points(indices, settings.points, rng))
-        normal = normal_loss(generator, planes, heads.surface(indices, settings.normals, rng), noise)
-        variation = plane_variation(planes)
-        loss = (
-            distance
-            + settings.colour_weight * colour
-            + settings.normal_weight * normal
-            + settings.variation_weight * variation
-            + LATENT_PRIOR * w.square().mean()
-        )
+        batch = heads.draw(indices, settings.points, settings.normals, rng)
+        made = invert(generator, encoder, batch, settings)
+
+        def weigh(points: Tensor, batch: Batch = batch) -> Tensor:
+            return seen_by(batch.views, points).clamp(min=settings.other_side)
+
+        loss, values = head_losses(generator, made.planes, batch, weigh, noise, weights)
+        if settings.base_weight and settings.lift:
+            base, base_values = head_losses(generator, made.base, batch.thinned(3), alike, noise, weights)
+            loss = loss + settings.base_weight * base
+            values["base"] = base_values["distance"]
+        loss = loss + settings.style_prior * (made.w_plus - encoder.w_avg).square().mean()
         optimiser.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(generator.parameters(), 5.0)
+        nn.utils.clip_grad_norm_(parameters, MOST_GRADIENT)
         optimiser.step()
 
         step += 1
-        values = {"distance": distance, "colour": colour, "normal": normal, "variation": variation}
-        written = run.record(step, {name: value.item() for name, value in values.items()} | {"heads": len(heads.heads)})
-        if written or step == settings.steps:
-            run.save(_state(generator, latents, optimiser, step, heads.seeds))
-    fit_mapping(generator, latents.detach()[: len(heads.heads)], settings.seed, settings.mapping_steps)
-    run.save(_state(generator, latents, optimiser, step, heads.seeds))
+        out_of_time = 0 < settings.seconds < time.process_time() - started
+        last = step == settings.steps or out_of_time
+        written = run.record(step, values | {"heads": len(heads.heads)})
+        if step % settings.check == 0 or last:
+            run.note_check(step, validate(Validation(generator, encoder), held_out))
+        if written or last:
+            run.save(_state(generator, encoder, optimiser, step))
+        if out_of_time:
+            break
+    fit_mapping(generator, latents_of(encoder, heads), settings.seed)
+    run.save(_state(generator, encoder, optimiser, step))
 
 
-def fit_mapping(generator: TriPlaneGenerator, latents: Tensor, seed: int, steps: int) -> None:
+def invert(
+    generator: TriPlaneGenerator, encoder: VisibleEncoder, batch: Batch, settings: GeneratorTraining
+) -> Inversion:
+    """The encoder's answer for a batch's views, without the residual where settings say so."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=bool(settings.half)):
+        made = encoder(batch.views.given, generator)
+    return made if settings.lift else Inversion(made.w_plus, made.base, made.base)
+
+
+def latents_of(encoder: VisibleEncoder, heads: HeadSet) -> Tensor:
+    """(heads, w_dim) the mean row of w+ that the encoder sees in each head's first view."""
+    with torch.no_grad():
+        rows = [encoder.look(heads.portrait_input(index, 0))[0].mean(dim=1) for index in range(len(heads.heads))]
+    return torch.cat(rows)
+
+
+def fit_mapping(generator: TriPlaneGenerator, latents: Tensor, seed: int) -> None:
     """Teach the mapping network to lead the whitened latents back to the latents (heads, w_dim)."""
     torch.manual_seed(seed)
-    mapping = generator.backbone.mapping
+    mapping = generator.backbone.mapping.requires_grad_(True)
     centre = latents.mean(dim=0)
     _, spread, axes = torch.linalg.svd(latents - centre, full_matrices=False)
     kept = min(len(latents) - 1, generator.config.z_dim)
-    whitened = (latents - centre) @ axes[:kept].T / spread[:kept] * len(latents) ** 0.5
-    optimiser = torch.optim.Adam(mapping.parameters(), lr=2e-3, betas=BETAS)
-    for step in range(steps):
-        optimiser.param_groups[0]["lr"] = 2e-3 * learning_rate(step, steps)
-        pick = torch.randint(len(latents), (64, 2))
+    whitened = (latents - centre) @ axes[:kept].T / spread[:kept].clamp(min=1e-6) * len(latents) ** 0.5
+    optimiser = torch.optim.Adam(mapping.parameters(), lr=MAPPING_RATE, betas=BETAS)
+    for step in range(MAPPING_STEPS):
+        optimiser.param_groups[0]["lr"] = MAPPING_RATE * learning_rate(step, MAPPING_STEPS)
+        pick = torch.randint(len(latents), (MAPPING_BATCH, 2))
         # Every other step asks for mixtures of two heads, so that the space between them is filled as well.
-        share = torch.rand(64, 1) if step % 2 else torch.ones(64, 1)
-        z = torch.randn(64, generator.config.z_dim) * 0.1
+        share = torch.rand(MAPPING_BATCH, 1) if step % 2 else torch.ones(MAPPING_BATCH, 1)
+        z = torch.randn(MAPPING_BATCH, generator.config.z_dim) * 0.1
         z[:, :kept] += whitened[pick[:, 0]] * share + whitened[pick[:, 1]] * (1 - share)
         target = latents[pick[:, 0]] * share + latents[pick[:, 1]] * (1 - share)
         loss = F.mse_loss(mapping(z)[:, 0], target)
@@ -133,31 +173,34 @@ def fit_mapping(generator: TriPlaneGenerator, latents: Tensor, seed: int, steps:
         loss.backward()
         optimiser.step()
     mapping.w_avg.copy_(centre)
-    error, spread = loss.item() ** 0.5, latents.square().mean().item() ** 0.5
-    print(f"mapping network: rms error {error:.4f} of latents with rms {spread:.4f}")
+    error, spread = loss.item() ** 0.5, (latents - centre).square().mean().item() ** 0.5
+    print(f"mapping network: rms error {error:.4f} of latents with a spread of {spread:.4f}")
 
 
-def _optimiser(generator: TriPlaneGenerator, latents: nn.Parameter, settings: GeneratorTraining) -> torch.optim.Adam:
-    groups = [
-        ([latents], settings.latent_rate),
-        ([generator.mean_planes], settings.mean_rate),
-        (list(generator.decoder.parameters()), settings.decoder_rate),
-        (list(generator.backbone.synthesis.parameters()), settings.rate),
-    ]
-    return torch.optim.Adam([{"params": params, "lr": rate, "base": rate} for params, rate in groups], betas=BETAS)
+def _optimiser(
+    generator: TriPlaneGenerator, encoder: VisibleEncoder, settings: GeneratorTraining
+) -> torch.optim.Optimizer:
+    groups: list[tuple[list[nn.Parameter], float]] = [(list(encoder.parameters()), settings.rate)]
+    if not settings.frozen:
+        groups += [
+            ([generator.mean_planes], settings.mean_rate),
+            (list(generator.decoder.parameters()), settings.decoder_rate),
+            (list(generator.backbone.synthesis.parameters()), settings.rate),
+        ]
+    rows = [{"params": params, "lr": rate, "base": rate} for params, rate in groups]
+    return torch.optim.Adam(rows, betas=BETAS, fused=True)
 
 
 def _state(
-    generator: TriPlaneGenerator, latents: Tensor, optimiser: torch.optim.Adam, step: int, seeds: list[int]
+    generator: TriPlaneGenerator, encoder: VisibleEncoder, optimiser: torch.optim.Optimizer, step: int
 ) -> dict[str, object]:
     return {
         "generator": generator.state_dict(),
-        "latents": latents.detach(),
+        "encoder": encoder.state_dict(),
         "optimiser": optimiser.state_dict(),
         "step": step,
-        "seeds": seeds,
     }
 
 
 if __name__ == "__main__":
-    train(config_from_arguments(GeneratorTraining, "Train the tri-grid generator on synthetic heads."))
+    train(config_from_arguments(GeneratorTraining, "Train generator and visible encoder on synthetic heads."))

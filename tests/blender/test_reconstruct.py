@@ -236,6 +236,16 @@ def test_quality_sets_the_numbers_and_follows_them(blender: ModuleType) -> None:
     assert settings.quality == "CUSTOM"
 
 
+@pytest.mark.parametrize("level", ["OFF", "FAST", "BEST"])
+def test_fit_to_photo_reaches_the_engine(blender: ModuleType, level: str) -> None:
+    settings = blender.context.scene.headcast
+    before, settings.refinement = settings.refinement, level
+    try:
+        assert settings.options().refinement == level.lower()
+    finally:
+        settings.refinement = before
+
+
 def test_dropped_picture_becomes_the_photo(blender: ModuleType, photo: Any) -> None:
     blender.context.scene.headcast.image = None
     path = blender.path.abspath(photo.filepath)

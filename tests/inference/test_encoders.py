@@ -8,24 +8,79 @@ import numpy as np
 import pytest
 import torch
 
-from inference.camera import orbit_camera, project, project_tensor
-from inference.encoders import EncoderConfig, PlaneLift, VisibleEncoder, portrait_tensor
-from inference.generator import STARTER
+from inference.camera import FOCAL, RADIUS, orbit_camera, project, project_tensor
+from inference.encoders import (
+    LANDMARK_GAIN,
+    EncoderConfig,
+    OccludedEncoder,
+    PlaneLift,
+    PortraitInput,
+    SeenPlanes,
+    VisibleEncoder,
+    landmark_offsets,
+    portrait_tensor,
+)
+from inference.face_networks import load_landmark_template
+from inference.generator import STARTER, TriPlaneGenerator
 from inference.tri_grid import plane_points, sample_planes_apart
 
 
 @pytest.fixture(scope="module")
 def encoder() -> VisibleEncoder:
     torch.manual_seed(0)
-    return VisibleEncoder(EncoderConfig(), STARTER, STARTER.num_ws).eval()
+    return VisibleEncoder(EncoderConfig(), STARTER, STARTER.num_ws).eval().requires_grad_(False)
 
 
-def test_latents_have_the_sizes_the_generator_takes(encoder: VisibleEncoder) -> None:
-    camera = torch.from_numpy(orbit_camera(20).vector)[None]
-    latents = encoder(torch.rand(1, 4, 128, 128), camera)
-    assert latents.w_plus.shape == (1, STARTER.num_ws, STARTER.w_dim)
+@pytest.fixture(scope="module")
+def generator() -> TriPlaneGenerator:
+    torch.manual_seed(0)
+    return TriPlaneGenerator(STARTER).eval().requires_grad_(False)
+
+
+def some_portrait(azimuth_deg: float = 20) -> PortraitInput:
+    torch.manual_seed(1)
+    camera = torch.from_numpy(orbit_camera(azimuth_deg).vector)[None]
+    return PortraitInput(torch.rand(1, 4, 128, 128), camera, torch.randn(1, 468, 3))
+
+
+def test_an_inversion_has_the_sizes_the_generator_makes(encoder: VisibleEncoder, generator: TriPlaneGenerator) -> None:
+    made = encoder(some_portrait(), generator)
+    assert made.w_plus.shape == (1, STARTER.num_ws, STARTER.w_dim)
     res = STARTER.planes_resolution
-    assert latents.residual.shape == (1, 3, STARTER.plane_channels, STARTER.planes_depth, res, res)
+    assert made.planes.shape == (1, 3, STARTER.plane_channels, STARTER.planes_depth, res, res)
+    assert torch.equal(made.base, generator.synthesise_planes(made.w_plus))
+
+
+def test_landmarks_move_the_latent(encoder: VisibleEncoder) -> None:
+    given = some_portrait()
+    other = PortraitInput(given.portraits, given.cameras, given.landmarks + 1)
+    assert not torch.allclose(encoder.look(given)[0], encoder.look(other)[0])
+
+
+def test_only_an_encoder_that_completes_reads_what_was_seen(generator: TriPlaneGenerator) -> None:
+    given, res = some_portrait(), STARTER.planes_resolution
+    shape = (1, 3, STARTER.plane_channels, STARTER.planes_depth, res, res)
+    seen = SeenPlanes(torch.randn(shape), torch.zeros(1, 3, STARTER.planes_depth, res, res))
+    hidden = SeenPlanes(torch.randn(shape), seen.visibility)
+    shown = SeenPlanes(seen.planes, torch.ones_like(seen.visibility))
+    with torch.no_grad():
+        for completes in (False, True):
+            torch.manual_seed(2)
+            encoder = OccludedEncoder(EncoderConfig(completes=completes), STARTER, STARTER.num_ws)
+            if encoder.lift.known is not None:
+                torch.nn.init.normal_(encoder.lift.known.weight)  # as after some training
+            made = [encoder(given, generator, one).planes for one in (seen, hidden, shown)]
+            assert torch.equal(made[0], made[1])  # what the photo does not show is not read
+            assert torch.equal(made[0], made[2]) is not completes
+
+
+def test_landmark_offsets_are_zero_for_the_mean_face_and_follow_a_shift() -> None:
+    template, camera = load_landmark_template().points_head, orbit_camera(25, -5)
+    pixels, depth = project(template, camera)
+    face = np.column_stack([pixels, depth * FOCAL / RADIUS + 3])  # the networks' z has no origin
+    np.testing.assert_allclose(landmark_offsets(face, camera, template), 0, atol=1e-5)
+    moved = landmark_offsets(face + [0.01, 0, 0], camera, template)
+    np.testing.assert_allclose(moved, np.tile([0.01 * LANDMARK_GAIN, 0, 0], (468, 1)), atol=1e-5)
 
 
 def test_each_cell_reads_itself_at_its_own_points() -> None:
@@ -50,10 +105,8 @@ def test_lifting_reads_the_picture_where_the_camera_projects_the_cell() -> None:
     np.testing.assert_allclose(read.numpy(), expected, atol=1e-5)
 
 
-def test_the_same_portrait_gives_the_same_latents(encoder: VisibleEncoder) -> None:
-    torch.manual_seed(1)
-    portrait, camera = torch.rand(1, 4, 128, 128), torch.from_numpy(orbit_camera(0).vector)[None]
-    assert torch.equal(encoder(portrait, camera).residual, encoder(portrait, camera).residual)
+def test_the_same_portrait_gives_the_same_planes(encoder: VisibleEncoder, generator: TriPlaneGenerator) -> None:
+    assert torch.equal(encoder(some_portrait(), generator).planes, encoder(some_portrait(), generator).planes)
 
 
 def test_background_is_grey_whatever_the_photo_holds_there() -> None:

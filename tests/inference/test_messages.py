@@ -30,7 +30,7 @@ STRANGE_PATH = "/tmp/Ünï cödé 写真/\udcff\n.jpg"  # accents, Chinese, a by
 @pytest.mark.parametrize(
     "message",
     [
-        Reconstruct(STRANGE_PATH, "out", Options(model="a b", device="cpu", grid=64, faces=900, texture=128, seed=7)),
+        Reconstruct(STRANGE_PATH, "out", Options("a b", "cpu", 64, 900, 128, seed=7, refinement="best")),
         Cancel(),
         Close(),
         Ready(pid=12, python="3.11.9"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -20,7 +21,8 @@ from inference.field import Field
 from inference.messages import Options
 from inference.photo import load_photo
 from inference.pipeline import Models, load_models, reconstruct
-from inference.progress import Cancelled, Stages
+from inference.progress import Cancelled, Stages, silent
+from inference.refinement import Misfit, Refinement
 from inference.surface import METRES_PER_UNIT, NECK_CUT_Y
 from tests.neck_and_sphere import HEAD_RADIUS
 
@@ -28,9 +30,10 @@ ROOT = Path(__file__).resolve().parents[2]
 KEYS = {  # what issue 2 lists; None: any content
     "synthetic": None,
     "model": {"name", "sha256"},
-    "options": {"model", "device", "grid", "faces", "texture", "seed"},
+    "options": {"model", "device", "grid", "faces", "texture", "seed", "refinement"},
     "portrait": {"yaw_deg", "pitch_deg", "roll_deg", "landmark_score", "inter_ocular_px", "faces_found"},
     "quality": {"visible_share", "matte_iou", "landmark_nme"},
+    "refinement": {"level", "steps", "outline_m", "landmarks_m"},
     "mesh": {"vertices", "faces", "watertight", "height_m"},
     "anchors_m": None,
     "camera": {"cam2world", "intrinsics", "head_from_mesh", "photo_from_crop"},
@@ -47,7 +50,8 @@ def models(simple_model: str) -> Models:
 
 @pytest.fixture(scope="module")
 def small(simple_model: str) -> Options:
-    return Options(simple_model, "cpu", grid=64, faces=2000, texture=128)
+    # Without refinement, which would bend the known head until it is no longer known.
+    return Options(simple_model, "cpu", grid=64, faces=2000, texture=128, refinement="off")
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +135,7 @@ def test_the_same_photo_and_seed_give_the_same_files(astronaut, models, small, r
 
 
 def test_cancelling_at_any_moment_leaves_the_earlier_result(astronaut, models, small, tmp_path):
+    small = dataclasses.replace(small, refinement="fast")
     calls = 0
     last_call = 10**9
 
@@ -184,6 +189,33 @@ def test_other_failures_keep_their_name(astronaut, models, small, tmp_path, monk
 def test_an_option_out_of_range_is_refused_before_any_work(models, tmp_path, change):
     with pytest.raises(BadOption):
         reconstruct(tmp_path / "none.jpg", tmp_path / "out", Options(**change), models)
+
+
+@pytest.mark.parametrize("refinement", ["Best", "", "slow", 1])
+def test_a_refinement_that_does_not_exist_is_refused_with_the_choices(models, tmp_path, refinement):
+    with pytest.raises(BadOption) as refused:
+        reconstruct(tmp_path / "none.jpg", tmp_path / "out", Options(refinement=refinement), models)
+    assert all(level in refused.value.hint for level in ("off", "fast", "best"))
+
+
+def test_without_refinement_the_head_is_what_the_encoders_made(astronaut, models, small, monkeypatch):
+    def forbidden(*_: object) -> None:
+        raise AssertionError("nothing was to be refined")
+
+    monkeypatch.setattr(pipeline, "refine", forbidden)
+    made = pipeline.make_head(astronaut, small, models, Stages(pipeline.SHARES, silent))
+    assert made.refinement is None
+    report = pipeline.make_report(small, models.head, made, {})
+    assert report["refinement"] == {"level": "off", "steps": 0, "outline_m": None, "landmarks_m": None}
+
+
+def test_the_report_says_what_refining_did(astronaut, models, small, tmp_path):
+    report = reconstruct(astronaut, tmp_path / "out", dataclasses.replace(small, refinement="fast"), models)
+    told = report["refinement"]
+    assert told["level"] == "fast" and told["steps"] == 3
+    before_m, after_m = told["outline_m"]
+    assert 0 < after_m < before_m < 0.02
+    assert told["landmarks_m"] is None  # there is no face on a sphere
 
 
 def test_auto_finds_a_device_and_a_missing_one_is_told():
@@ -247,3 +279,15 @@ def test_a_reconstruction_needs_no_network(astronaut, simple_model, tmp_path):
     command = [sys.executable, "-c", code, "reconstruct", str(astronaut), "--out", str(tmp_path / "out"), *options]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+
+
+def test_an_outline_far_from_the_photos_is_told(astronaut, models, small):
+    made = pipeline.make_head(astronaut, small, models, Stages(pipeline.SHARES, silent))
+    near, far = Misfit(0.005, None), Misfit(0.02, None)
+    for before, told in ((near, 0), (far, 1)):
+        fits = dataclasses.replace(made.quality, matte_iou=0.95)
+        refinement = Refinement(torch.zeros(1, 3, 2, 2, 2), 0.7, 3, before, near)
+        warnings = pipeline.warnings_of(dataclasses.replace(made, quality=fits, refinement=refinement))
+        assert len(warnings) == told and all("outline" in warning for warning in warnings)
+    unlike = dataclasses.replace(made, quality=dataclasses.replace(made.quality, matte_iou=0.6))
+    assert any("outline" in warning for warning in pipeline.warnings_of(unlike))

@@ -28,6 +28,7 @@ def main() -> None:
     sheet.add_argument("--out", type=Path, required=True, help="the picture to write")
     sheet.add_argument("--seeds", type=seed_range, default=(0, 8))
     sheet.add_argument("--styles", nargs="*", help="hair styles to force, in turn")
+    sheet.add_argument("--columns", type=int, default=1, help="heads side by side; more than one: fewer views")
     sheet.add_argument("--size", type=int, default=192, help="pixels of each view")
     arguments = parser.parse_args()
     if arguments.command == "build":
@@ -35,9 +36,8 @@ def main() -> None:
         options = BuildOptions(arguments.assets, arguments.out, first, last, arguments.workers)
         print(f"{build(options)} of {last - first} heads are there")
     else:
-        contact_sheet(
-            arguments.assets, arguments.out, list(range(*arguments.seeds)), arguments.size, arguments.styles
-        )
+        seeds = list(range(*arguments.seeds))
+        contact_sheet(arguments.assets, arguments.out, seeds, arguments.size, arguments.columns, arguments.styles)
 
 
 if __name__ == "__main__":

@@ -11,13 +11,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from inference.face_networks import FaceNetworks, load_face_networks
+
 from .head import Head, build_head
 from .lighting import sky_visibility
 from .rig import Rig, load_rig
-from .samples import render_view, sample_head
+from .samples import BACKDROP, render_view, sample_head
 
 MOST_ATTEMPTS = 4  # draws for one seed before it is given up
 SHEET_DIRECTIONS_DEG = ((0, 0), (40, 5), (90, 0), (180, 0), (-60, 15), (0, -20))
+SHORT_SHEET_DIRECTIONS_DEG = ((0, 0), (50, 5), (180, 0))  # where many heads share a sheet
 
 
 @dataclass(frozen=True)
@@ -40,13 +43,13 @@ def draw_head(rig: Rig, seed: int, attempt: int = 0, style: str | None = None) -
     return build_head(rig, rng, style), rng
 
 
-def build_one(rig: Rig, seed: int, folder: Path) -> str:
+def build_one(rig: Rig, seed: int, folder: Path, face: FaceNetworks) -> str:
     """Build, audit and write the head of a seed; returns a line for the log."""
     started = time.process_time()
     rejected = []
     for attempt in range(MOST_ATTEMPTS):
         head, rng = draw_head(rig, seed, attempt)
-        arrays, fault = sample_head(head, seed, rng)
+        arrays, fault = sample_head(head, seed, rng, face)
         if not fault:
             break
         rejected.append(f"{head.look.style}: {fault}")
@@ -61,11 +64,11 @@ def build_one(rig: Rig, seed: int, folder: Path) -> str:
 
 
 def _work(assets: Path, folder: Path, seeds: multiprocessing.Queue, log: multiprocessing.Queue) -> None:
-    rig = load_rig(assets)
+    rig, face = load_rig(assets), load_face_networks()
     while (seed := seeds.get()) is not None:
         if head_path(folder, seed).exists():
             continue
-        log.put(build_one(rig, seed, folder))
+        log.put(build_one(rig, seed, folder, face))
     log.put(None)
 
 
@@ -97,19 +100,24 @@ def build(options: BuildOptions) -> int:
     return sum(head_path(options.out, seed).exists() for seed in range(options.first, options.last))
 
 
-def contact_sheet(assets: Path, out: Path, seeds: list[int], size: int, styles: list[str] | None = None) -> None:
-    """A picture with a row per head, seen from several sides on grey."""
+def contact_sheet(
+    assets: Path, out: Path, seeds: list[int], size: int, columns: int = 1, styles: list[str] | None = None
+) -> None:
+    """A picture of heads on grey, `columns` of them side by side, each seen from several sides."""
     rig = load_rig(assets)
-    grey = 128
-    rows = []
+    directions = SHEET_DIRECTIONS_DEG if columns == 1 else SHORT_SHEET_DIRECTIONS_DEG
+    tiles = []
     for k, seed in enumerate(seeds):
         head, rng = draw_head(rig, seed, style=styles[k % len(styles)] if styles else None)
         visibility = sky_visibility(head, rng)
-        row = []
-        for azimuth, elevation in SHEET_DIRECTIONS_DEG:
-            image, matte, _ = render_view(head, visibility, azimuth, elevation, np.random.default_rng(seed), size)
-            opacity = matte[..., None] / 255
-            row.append((image * opacity + grey * (1 - opacity)).astype(np.uint8))
-        rows.append(np.concatenate(row, 1))
+        views = [
+            render_view(head, visibility, azimuth, elevation, np.random.default_rng(seed), size)
+            for azimuth, elevation in directions
+        ]
+        opacity = np.concatenate([view.matte for view in views], axis=1)[..., None] / 255
+        colour = np.concatenate([view.image for view in views], axis=1)
+        tiles.append((colour * opacity + BACKDROP * (1 - opacity)).astype(np.uint8))
         print(f"{seed:05d} {head.look.style} {head.look.hair_colour}", flush=True)
-    Image.fromarray(np.concatenate(rows, 0)).save(out)
+    tiles += [np.full_like(tiles[0], BACKDROP)] * (-len(tiles) % columns)
+    rows = [np.concatenate(tiles[start : start + columns], axis=1) for start in range(0, len(tiles), columns)]
+    Image.fromarray(np.concatenate(rows)).save(out)

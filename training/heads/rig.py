@@ -22,6 +22,7 @@ from .assets import (
     scatter_on_mesh,
 )
 from .body import MASK_TEXTURES, BodyModel, HeadFrame
+from .mouth import MouthParts, read_mouth
 from .subdivision import loop_subdivision, neighbour_mean, subdivide_corners
 
 FloatArray = NDArray[np.floating]
@@ -35,9 +36,8 @@ BROW_REACH = 0.012  # box units between a brow card and the skin it is printed o
 # Height of the hairline (box units) at each depth z, from behind over the ear to the forehead, on the mean head.
 HAIRLINE_Z = (-0.3, -0.14, -0.10, -0.06, -0.035, -0.01, 0.02, 0.045, 0.07, 0.10, 0.13, 0.2)
 HAIRLINE_Y = (-0.17, -0.17, -0.16, -0.11, -0.03, -0.045, -0.06, 0.02, 0.055, 0.085, 0.105, 0.11)
-# Upper edge of a beard below the mouth's height, by distance from the midline: it rises towards the sideburns.
-BEARD_X = (0.0, 0.05, 0.08, 0.11, 0.14, 0.2)
-BEARD_RISE = (-0.012, -0.012, -0.03, 0.01, 0.13, 0.14)
+CHEEK = np.array([0.078, -0.085, 0.15])  # box units, where blood shows
+IRIS_TEXELS = 60.0  # radius of the iris in its texture
 
 
 def ramp(start: float, end: float, values: FloatArray) -> FloatArray:
@@ -62,11 +62,15 @@ class Rig:
     faces:        (4 f, 3) of the subdivided bust; corner_uv (4 f, 3, 2).
     rest:         (v, 3) the mean head in the head frame; uv (v, 2).
     lips, ears, inside_mouth: (v,) painted regions, 0..1.
+    lip_opacity, mouth_texture: (1024, 1024) lips and the inside of the mouth in the skin's UV space.
+    face_vertices: vertices of face and ears' front, where spots are; cheeks_and_brow: bare skin that tells the tone.
+    cheek_middles, nose_tip: single vertices. spread: (v, v) mean of each vertex's neighbours.
+    mouth:        teeth, and the rims of the lips.
     scalp:        (v,) where hair proxies cover the head.
-    hairline:     (v,) where strands grow; above_hairline (v,) height over it, box units; beard (v,).
+    hairline:     (v,) where strands grow; above_hairline (v,) height over it, box units.
     lash_line:    (v,) dark rim of the lids.
     mouth_height: y of the mouth, head frame.
-    skins:        by (age group, origin, gender name); brows: UV-space opacity; irises: linear RGB.
+    skins:        by (age group, origin, gender name); brows: UV-space opacity; irises: linear RGB, is_iris (512, 512).
     hair_cards:   proxies and their RGBA textures by name.
     """
 
@@ -83,9 +87,15 @@ class Rig:
     scalp: FloatArray
     hairline: FloatArray
     above_hairline: FloatArray
-    beard: FloatArray
     lash_line: FloatArray
-    lip_texture: FloatArray
+    lip_opacity: FloatArray
+    mouth_texture: FloatArray
+    face_vertices: IntArray
+    cheeks_and_brow: IntArray
+    cheek_middles: tuple[int, int]
+    nose_tip: int
+    spread: sp.csr_matrix
+    mouth: MouthParts
     mouth_height: float
     skins: dict[tuple[str, str, str], list[Skin]]
     brows: dict[str, FloatArray]
@@ -93,6 +103,7 @@ class Rig:
     eye_faces: IntArray
     eye_corner_uv: FloatArray
     irises: dict[str, FloatArray]
+    is_iris: NDArray[np.bool_]
     hair_cards: dict[str, tuple[Proxy, FloatArray]]
 
     def subdivide(self, base_points: FloatArray) -> FloatArray:
@@ -131,6 +142,7 @@ def load_rig(assets: Path) -> Rig:
     }
     above_hairline = rest[:, 1] - np.interp(rest[:, 2], HAIRLINE_Z, HAIRLINE_Y)
     mouth_height = float(rest[painted["lips"] > 0.5, 1].mean())
+    is_bare = (painted["lips"] < 0.1) & (painted["inside_mouth"] < 0.1)
     return Rig(
         body=body,
         used=used,
@@ -143,9 +155,17 @@ def load_rig(assets: Path) -> Rig:
         above_hairline=above_hairline,
         hairline=ramp(-0.01, 0.01, above_hairline)
         * (1 - np.clip(painted["ears"] * 3, 0, 1)),
-        beard=_beard(rest, mouth_height, painted),
         lash_line=_lash_line(rest, frame(eyes.fit(body.mean))),
-        lip_texture=body.mask_texture(MASK_TEXTURES["lips"]),
+        lip_opacity=_enlarged(body.mask_texture(MASK_TEXTURES["lips"])),
+        mouth_texture=ramp(0.35, 0.8, _enlarged(body.mask_texture(MASK_TEXTURES["inside_mouth"]))),
+        face_vertices=np.flatnonzero((rest[:, 2] > 0.06) & (rest[:, 1] < 0.10) & (rest[:, 1] > -0.26) & is_bare),
+        cheeks_and_brow=np.flatnonzero(
+            (rest[:, 2] > 0.12) & (rest[:, 1] < 0.07) & (rest[:, 1] > -0.12) & (np.abs(rest[:, 0]) < 0.1) & is_bare
+        ),
+        cheek_middles=(_nearest(rest, is_bare, CHEEK), _nearest(rest, is_bare, CHEEK * np.array([-1.0, 1, 1]))),
+        nose_tip=int(np.argmax(rest[:, 2])),
+        spread=neighbour_mean(faces, len(rest)).astype(np.float32),
+        mouth=read_mouth(makehuman / "teeth", rest, painted["inside_mouth"], painted["lips"]),
         mouth_height=mouth_height,
         skins=_read_skins(makehuman / "skins"),
         brows=_print_brows(makehuman / "eyebrows", body, frame, rest, faces, corner_uv),
@@ -153,6 +173,7 @@ def load_rig(assets: Path) -> Rig:
         eye_faces=eyes.mesh.faces[is_ball],
         eye_corner_uv=eyes.mesh.uv[eyes.mesh.uv_faces[is_ball]],
         irises={name: linear_from_srgb(texture[..., :3]) for name, texture in irises.items()},
+        is_iris=_iris_texels(eyes, irises["brown"]),
         hair_cards=hair,
         **painted,
     )
@@ -180,7 +201,8 @@ def _scalp(
     wide = np.clip(core * 3, 0, 1)
     for _ in range(14):  # grow over the rim of the painted stubble
         wide = np.maximum(wide, 0.97 * (spread @ wide))
-    behind = ramp(0.06, 0.01, rest[:, 2]) * ramp(-0.22, -0.16, rest[:, 1]) * skin_free
+    # The photographs end on the neck, with an edge: behind and below the ears all is one colour.
+    behind = ramp(0.06, 0.0, rest[:, 2]) * skin_free
     wide = np.maximum(wide, behind)
     on_face = (rest[:, 2] > 0.09) & (rest[:, 1] < 0.08)
     wide = np.where(on_face, np.minimum(wide, np.clip(core * 2, 0, 1)), wide)
@@ -189,14 +211,27 @@ def _scalp(
     return wide.astype(np.float32)
 
 
-def _beard(rest: FloatArray, mouth: float, painted: dict[str, FloatArray]) -> FloatArray:
-    """(v,) where a full beard grows: moustache, chin, jaw and sideburns."""
-    x, y, z = np.abs(rest[:, 0]), rest[:, 1], rest[:, 2]
-    moustache = ramp(mouth + 0.045, mouth + 0.03, y) * ramp(0.06, 0.045, x) * (z > 0.1)
-    top = mouth + np.interp(x, BEARD_X, BEARD_RISE)
-    jaw = ramp(0, 0.012, top - y) * ramp(mouth - 0.14, mouth - 0.115, y) * ramp(-0.02, 0.02, z)
-    bare = (1 - np.clip(painted["lips"] * 1.5, 0, 1)) * (1 - np.clip(painted["ears"] * 2, 0, 1))
-    return np.maximum(moustache, jaw) * bare * (1 - np.clip(painted["inside_mouth"] * 2, 0, 1))
+def _enlarged(mask: FloatArray) -> FloatArray:
+    """(1024, 1024) from a painted mask."""
+    return ndi.zoom(mask[..., 0], SKIN_SIZE / mask.shape[0], order=1).astype(np.float32)
+
+
+def _nearest(rest: FloatArray, among: NDArray[np.bool_], point: FloatArray) -> int:
+    candidates = np.flatnonzero(among)
+    return int(candidates[np.argmin(np.linalg.norm(rest[candidates] - point, axis=1))])
+
+
+def _iris_texels(eyes: Proxy, texture: FloatArray) -> NDArray[np.bool_]:
+    """(512, 512) discs about the two darkest spots, which are the pupils."""
+    dark = ndi.gaussian_filter((texture[..., :3].mean(2) < 0.1) & (texture[..., 3] > 0.5), 2.0, output=np.float32)
+    spots, count = ndi.label(dark > 0.5)
+    sizes = np.bincount(spots.ravel(), minlength=count + 1)[1:]
+    row, column = np.mgrid[:EYE_SIZE, :EYE_SIZE]
+    is_iris = np.zeros((EYE_SIZE, EYE_SIZE), bool)
+    for spot in np.argsort(sizes)[-2:] + 1:
+        y, x = ndi.center_of_mass(spots == spot)
+        is_iris |= np.hypot(row - y, column - x) < IRIS_TEXELS
+    return is_iris
 
 
 def _lash_line(rest: FloatArray, eyeballs: FloatArray) -> FloatArray:

@@ -6,14 +6,19 @@ Everything is in the head frame, in box units; see `training/README.md` for the 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from inference.camera import FOCAL, orbit_camera
+from inference.alignment import MESH_POINTS, Detection, find_landmarks
+from inference.camera import FOCAL, Camera, orbit_camera, project, unproject
+from inference.face_networks import FaceNetworks, LandmarkTemplate
+from inference.resampling import build_pyramid
 
+from ..dataset import HELD_OUT_SEEDS
 from .assets import bytes_from_linear, scatter_on_mesh
 from .head import GRID, Head
 from .lighting import draw_light, shade, sky_visibility
@@ -23,26 +28,55 @@ FloatArray = NDArray[np.floating]
 IntArray = NDArray[np.integer]
 
 BOX_HALF = 0.35  # the starter model's box, box units
-SURFACE_CANDIDATES = 150_000  # points on all surfaces, of which those in sight are kept
-SURFACE_POINTS = 30_000
-NEAR = ((28_000, 0.006), (16_000, 0.023))  # number of points and their spread about the surface
-UNIFORM_POINTS = 16_000
+SURFACE_CANDIDATES = 90_000  # points on all surfaces, of which those in sight are kept
+SURFACE_POINTS = 24_000
+NEAR = ((20_000, 0.006), (11_000, 0.023))  # number of points and their spread about the surface
+UNIFORM_POINTS = 11_000
 FARTHEST = 0.06  # distances are cut here
 PLANE_RANGE = 0.008  # box units within which the tangent plane is nearer the truth than the nearest sample
 SIGHT_RAYS = 7  # tries to see the outside from a surface point
 VIEW_SIZE, SUPERSAMPLING = 128, 2
-FRONT_VIEWS, OTHER_VIEWS = 6, 2
+VIEWS = 6
 ELEVATION_SD_DEG, MOST_ELEVATION_DEG = 8.0, 24.0
+HELD_OUT_AZIMUTHS_DEG = (0.0, 30.0, 60.0)  # what evaluation asks for; to either side
+BACKDROP = 128  # grey level behind a head where networks look at it
+LANDMARK_AZIMUTH_DEG = 20.0  # up to it landmarks are true enough to be lifted onto the surface
+STRAY_LANDMARK = 0.05  # box units from the mean face: the ray passed the face, or met hair
+NO_LANDMARKS_SCORE = 0.5  # of the landmark network, as photos are refused by
 
 
 @dataclass(frozen=True)
 class SurfaceSample:
-    """Points in sight (n, 3); normals (n, 3) of their faces and smooth ones; albedo as sRGB bytes (n, 3)."""
+    """Points in sight (n, 3); normals (n, 3) of their faces and smooth ones; albedo as sRGB bytes (n, 3).
+
+    materials: (n, 2) bytes, share of hair and of skin in the albedo; clothes and eyes are neither.
+    """
 
     points: FloatArray
     normals: FloatArray
     smooth: FloatArray
     colours: NDArray[np.uint8]
+    materials: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class RenderedView:
+    """The head under some light, size x size.
+
+    image:     (size, size, 3) straight (not premultiplied) sRGB bytes, black where the matte is 0.
+    matte:     (size, size) uint8.
+    distance:  (size, size) along each pixel's ray to the head, 0 where it meets nothing; glasses do not count.
+    materials: (size, size, 2) bytes, share of hair and of skin.
+    gain:      (3,) linear light: what light and camera make of the albedo in the mean over the picture.
+    fine:      (2 size, 2 size, 3) the picture before it was shrunk, sRGB bytes over grey.
+    """
+
+    image: NDArray[np.uint8]
+    matte: NDArray[np.uint8]
+    distance: FloatArray
+    materials: NDArray[np.uint8]
+    gain: FloatArray
+    fine: NDArray[np.uint8]
 
 
 def sample_surface(head: Head, rng: np.random.Generator) -> SurfaceSample:
@@ -71,7 +105,8 @@ def sample_surface(head: Head, rng: np.random.Generator) -> SurfaceSample:
     points, face, weights, normals = points[seen], face[seen], weights[seen], normals[seen]
     smooth = (head.normals[head.faces[face]] * weights[..., None]).sum(1)
     smooth /= np.linalg.norm(smooth, axis=1, keepdims=True) + 1e-9
-    return SurfaceSample(points, normals, smooth, bytes_from_linear(head.albedo(face, weights, points)))
+    albedo = bytes_from_linear(head.albedo(face, weights, points))
+    return SurfaceSample(points, normals, smooth, albedo, _bytes(head.materials(face, weights, points)))
 
 
 def signed_distances(head: Head, surface: SurfaceSample, points: FloatArray) -> tuple[FloatArray, IntArray, float]:
@@ -97,13 +132,13 @@ def signed_distances(head: Head, surface: SurfaceSample, points: FloatArray) -> 
     return np.where(inside, -distance, distance), nearest, agreement
 
 
-def _view_directions(rng: np.random.Generator) -> FloatArray:
-    """(views, 2) azimuth and elevation in degrees: portraits first, then any other side."""
-    azimuths = [rng.uniform(-15, 15)]
-    azimuths += list(rng.uniform(-45, 45, 3))
-    azimuths += list(rng.uniform(-75, 75, FRONT_VIEWS - 4))
-    azimuths += list(rng.uniform(75, 285, OTHER_VIEWS))
-    elevations = np.clip(rng.normal(0, ELEVATION_SD_DEG, len(azimuths)), -MOST_ELEVATION_DEG, MOST_ELEVATION_DEG)
+def _view_directions(seed: int, rng: np.random.Generator) -> FloatArray:
+    """(VIEWS, 2) azimuth and elevation in degrees of views that show a face; fixed azimuths on held-out heads."""
+    azimuths = [rng.uniform(-15, 15), *rng.uniform(-45, 45, 3), *rng.uniform(-75, 75, VIEWS - 4)]
+    elevations = np.clip(rng.normal(0, ELEVATION_SD_DEG, VIEWS), -MOST_ELEVATION_DEG, MOST_ELEVATION_DEG)
+    if seed < HELD_OUT_SEEDS:
+        azimuths[: len(HELD_OUT_AZIMUTHS_DEG)] = np.array(HELD_OUT_AZIMUTHS_DEG) * rng.choice([-1, 1])
+        elevations[: len(HELD_OUT_AZIMUTHS_DEG)] *= 0.5
     return np.stack([azimuths, elevations], 1).astype(np.float32)
 
 
@@ -114,12 +149,8 @@ def render_view(
     elevation_deg: float,
     rng: np.random.Generator,
     size: int = VIEW_SIZE,
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8], FloatArray]:
-    """The head under some light.
-
-    Returns: (size, size, 3) straight (not premultiplied) sRGB bytes, black where the matte is 0; the matte (size, size)
-    uint8; and the distance (size, size) along each pixel's ray, 0 where it meets nothing.
-    """
+) -> RenderedView:
+    """The head under some light, with its glasses if it has any."""
     camera = orbit_camera(azimuth_deg, elevation_deg)
     fine = size * SUPERSAMPLING
     fragments = rasterise(head.vertices, head.faces, camera, fine)
@@ -141,27 +172,100 @@ def render_view(
     radiance = shade(
         head, light, interpolate(visibility), head.part[face], albedo, normals, points, towards_camera, jitter
     )
+    radiance = np.clip(radiance, 0, 1.2)  # as sensors do: before averaging, so that glints stay small
+    shown = np.abs(points).max(1) < BOX_HALF
+    gain = radiance[shown].mean(0) / albedo[shown].mean(0)
     linear = np.zeros((fine, fine, 3), np.float32)
-    linear[covered] = np.clip(radiance, 0, 1.2)  # as sensors do: before averaging, so that glints stay small
+    linear[covered] = radiance
+    opacity = covered.astype(np.float32)
+    materials = np.zeros((fine, fine, 2), np.float32)
+    materials[covered] = head.materials(face, weights, points)
+    if head.overlay is not None:
+        layer = rasterise(head.overlay.vertices, head.overlay.faces, camera, fine)
+        before = (layer.face >= 0) & (~covered | (layer.depth < fragments.depth))
+        corners = head.overlay.faces[layer.face[before]]
+        weights = layer.weights[before]
+        share = (head.overlay.opacity[corners] * weights).sum(1)[:, None]
+        colour = (head.overlay.colours[corners] * weights[..., None]).sum(1) * gain
+        linear[before] = linear[before] * (1 - share) + colour * share
+        opacity[before] = np.maximum(opacity[before], share[:, 0])
+        materials[before] *= 1 - share
 
     def shrink(values: FloatArray) -> FloatArray:
         return values.reshape(size, SUPERSAMPLING, size, SUPERSAMPLING, -1).mean((1, 3))
 
-    matte = shrink(covered.astype(np.float32))
+    matte = shrink(opacity)
     image = bytes_from_linear(shrink(linear) / np.maximum(matte, 1e-3))
     image[matte[..., 0] == 0] = 0
+    over_grey = np.where(opacity[..., None] > 0.5, bytes_from_linear(linear), np.uint8(BACKDROP))
 
     centres = (np.arange(fine) + 0.5) / fine - 0.5
     ray_per_depth = np.sqrt(1 + (centres[:, None] ** 2 + centres[None, :] ** 2) / FOCAL**2)
     distance = np.where(covered, fragments.depth * ray_per_depth, np.inf)
     distance = distance.reshape(size, SUPERSAMPLING, size, SUPERSAMPLING).min((1, 3))  # a mean would bridge outlines
-    return image, (matte[..., 0] * 255 + 0.5).astype(np.uint8), np.where(np.isfinite(distance), distance, 0)
+    return RenderedView(
+        image,
+        (matte[..., 0] * 255 + 0.5).astype(np.uint8),
+        np.where(np.isfinite(distance), distance, 0),
+        _bytes(shrink(materials)),
+        gain.astype(np.float32),
+        over_grey,
+    )
+
+
+def _bytes(shares: FloatArray) -> NDArray[np.uint8]:
+    return (np.clip(shares, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
 _LAMP_PATTERN = np.array([[0.6, 0.6, -0.3], [-0.6, 0.5, 0.4], [0.5, -0.6, 0.5], [-0.6, -0.5, -0.4]], np.float32)
 
 
-def sample_head(head: Head, seed: int, rng: np.random.Generator) -> tuple[dict[str, NDArray], str]:
+def find_view_landmarks(view: RenderedView, camera: Camera, face: FaceNetworks) -> FloatArray:
+    """(468, 3) what the landmark network sees in a view, in picture sides as `AlignedPortrait.landmarks` over 512.
+
+    It looks where the mean face lies. NaN where it is not sure to see a face.
+    """
+    side = len(view.fine)
+    mean_face = project(face.template.points_head, camera)[0] * side
+    low, high = mean_face.min(0), mean_face.max(0)
+    keypoints = np.tile((low + high) / 2, (6, 1))
+    keypoints[1, 0] += 1.0  # upright: training views have no roll
+    where = Detection(1.0, np.concatenate([low, high]), keypoints)
+    found = find_landmarks(build_pyramid(view.fine), where, face)
+    if found.score < NO_LANDMARKS_SCORE:
+        return np.full((MESH_POINTS, 3), np.nan, np.float32)
+    return (found.points[:MESH_POINTS] / side).astype(np.float32)
+
+
+def lift_landmarks(
+    landmarks: FloatArray, view: RenderedView, camera: Camera, template: LandmarkTemplate
+) -> FloatArray:
+    """(468, 3) landmarks on the head's surface, head frame; NaN where the ray meets something else than the face."""
+    size = len(view.distance)
+    index = np.clip((landmarks[:, :2] * size).astype(int), 0, size - 1)
+    distance = view.distance[index[:, 1], index[:, 0]]
+    ray = np.concatenate([(landmarks[:, :2] - 0.5) / FOCAL, np.ones((len(landmarks), 1))], 1)
+    points = unproject(landmarks[:, :2], distance / np.linalg.norm(ray, axis=1), camera)
+    stray = np.linalg.norm(points - template.points_head, axis=1) > STRAY_LANDMARK
+    return np.where(stray[:, None] | (distance <= 0)[:, None], np.nan, points)
+
+
+def _landmarks(
+    views: list[RenderedView], directions: FloatArray, face: FaceNetworks
+) -> tuple[FloatArray, FloatArray]:
+    """(views, 468, 3) landmarks in the views, and (468, 3) on the surface as the most frontal view shows them."""
+    cameras = [orbit_camera(float(a), float(e)) for a, e in directions]
+    seen = np.stack([find_view_landmarks(view, camera, face) for view, camera in zip(views, cameras, strict=True)])
+    turned = np.where(np.isnan(seen[:, 0, 0]), np.inf, np.abs(directions).max(1))
+    front = int(turned.argmin())
+    if turned[front] > LANDMARK_AZIMUTH_DEG:
+        return seen, np.full((MESH_POINTS, 3), np.nan)
+    return seen, lift_landmarks(seen[front], views[front], cameras[front], face.template)
+
+
+def sample_head(
+    head: Head, seed: int, rng: np.random.Generator, face: FaceNetworks
+) -> tuple[dict[str, NDArray], str]:
     """All arrays of a head's file, and why it is unfit for training ('' if it is fit)."""
     surface = sample_surface(head, rng)
     middles = rng.choice(len(surface.points), sum(count for count, _ in NEAR))
@@ -171,44 +275,56 @@ def sample_head(head: Head, seed: int, rng: np.random.Generator) -> tuple[dict[s
     # Distances are of the points as stored.
     points = np.concatenate([near, uniform]).astype(np.float16).astype(np.float32)
     distance, nearest, agreement = signed_distances(head, surface, points)
-    colour = surface.colours[nearest]
+    n = len(near)
+    fault = audit(points[n:], distance[n:] < 0, agreement)
+    if fault:
+        return {}, fault
+    colour, materials = surface.colours[nearest], surface.materials[nearest]
     kept = rng.choice(len(surface.points), SURFACE_POINTS, replace=False)
 
     visibility = sky_visibility(head, rng)
-    directions = _view_directions(rng)
+    directions = _view_directions(seed, rng)
     views = [render_view(head, visibility, float(a), float(e), rng) for a, e in directions]
-    person, look = head.person, head.look
-    meta = {
-        "seed": seed,
-        "style": look.style,
-        "hair_colour": look.hair_colour,
-        "beard": look.beard,
-        "iris": look.iris,
-        "origin": [round(float(weight), 3) for weight in person.origin],
-        "age": round(person.age, 3),
-        "gender": round(person.gender, 3),
-        "expression": {name: round(value, 3) for name, value in person.expression.items()},
-        "side_agreement": round(agreement, 4),
-    }
-    n = len(near)
+    landmarks, landmarks_head = _landmarks(views, directions, face)
+    meta = describe(head, seed) | {"side_agreement": round(agreement, 4)}
     arrays = {
         "near_points": points[:n].astype(np.float16),
         "near_distance": distance[:n].astype(np.float16),
         "near_colour": colour[:n],
+        "near_materials": materials[:n],
         "uniform_points": points[n:].astype(np.float16),
         "uniform_distance": distance[n:].astype(np.float16),
         "uniform_colour": colour[n:],
+        "uniform_materials": materials[n:],
         "surface_points": surface.points[kept].astype(np.float16),
         "surface_normals": np.rint(surface.smooth[kept] * 127).astype(np.int8),
         "surface_colour": surface.colours[kept],
-        "images": np.stack([view[0] for view in views]),
-        "mattes": np.stack([view[1] for view in views]),
-        "depths": np.stack([view[2] for view in views]).astype(np.float16),
+        "surface_materials": surface.materials[kept],
+        "images": np.stack([view.image for view in views]),
+        "mattes": np.stack([view.matte for view in views]),
+        "depths": np.stack([view.distance for view in views]).astype(np.float16),
+        "view_materials": np.stack([view.materials for view in views]),
+        "gains": np.stack([view.gain for view in views]),
+        "landmarks": landmarks.astype(np.float16),
+        "landmarks_head": landmarks_head.astype(np.float16),
         "cameras": np.stack([orbit_camera(float(a), float(e)).vector for a, e in directions]),
         "azimuth_elevation": directions,
         "meta": np.array(json.dumps(meta)),
     }
-    return arrays, audit(points[n:], distance[n:] < 0, agreement)
+    return arrays, ""
+
+
+def describe(head: Head, seed: int) -> dict[str, Any]:
+    """What is known of a head, for its file and for measuring by groups; plain values."""
+    person, look = head.person, head.look
+    return {
+        "seed": seed,
+        **asdict(look),
+        "origin": [round(float(weight), 3) for weight in person.origin],
+        "age": round(person.age, 3),
+        "gender": round(person.gender, 3),
+        "expression": {name: round(value, 3) for name, value in person.expression.items()},
+    }
 
 
 def audit(points: FloatArray, inside: NDArray[np.bool_], agreement: float) -> str:
