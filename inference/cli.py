@@ -45,7 +45,7 @@ def make_parser() -> argparse.ArgumentParser:
     job.add_argument("--texture", type=int, default=defaults.texture, help="pixels a side (default: %(default)s)")
     job.add_argument("--seed", type=int, default=defaults.seed, help="of random choices (default: %(default)s)")
     job.add_argument(
-        "--refine", default=defaults.refinement, help="fit to the photo: off, fast or best (default: %(default)s)"
+        "--refinement", default=defaults.refinement, help="fit to the photo: off, fast or best (default: %(default)s)"
     )
     return parser
 
@@ -108,7 +108,7 @@ def reconstruct(given: argparse.Namespace, bar: ProgressBar) -> None:
     bar(0.0, "Starting the engine")
     from . import pipeline  # here, because torch takes seconds to import and --help must not
 
-    options = Options(given.model, given.device, given.grid, given.faces, given.texture, given.seed, given.refine)
+    options = Options(given.model, given.device, given.grid, given.faces, given.texture, given.seed, given.refinement)
     pipeline.check_options(options)
     bar(0.0, "Loading the model")
     models = pipeline.load_models(options.model, options.device)

@@ -42,7 +42,7 @@ class GeneratorTraining:
 
     heads: Path  # folder of *.npz
     run: Path  # folder of this run
-    start: Path = Path()  # state.pt of a run to start from; none by default
+    start: Path | None = None  # state.pt of a run to start from
     steps: int = 12000
     batch: int = 4  # views a step, each of another head
     points: int = 6000  # supervised points a head
@@ -75,7 +75,7 @@ def train(settings: GeneratorTraining) -> None:
     generator = TriPlaneGenerator(STARTER)
     config = EncoderConfig(landmarks=EncoderConfig.landmarks if settings.landmarks else 0)
     encoder = VisibleEncoder(config, generator.config, generator.num_ws)
-    if settings.start != Path():
+    if settings.start is not None:
         begun = torch.load(settings.start, weights_only=True)
         generator.load_state_dict(begun["generator"])
         encoder.load_state_dict(begun["encoder"])

@@ -44,7 +44,7 @@ class OccludedTraining:
     heads: Path  # folder of *.npz
     generator: Path  # run that left generator and visible encoder
     run: Path  # folder of this run
-    start: Path = Path()  # state.pt of an earlier run of this script to start from; a copy of the visible by default
+    start: Path | None = None  # state.pt of an earlier run of this script; a copy of the visible encoder without it
     steps: int = 6000
     batch: int = 4  # views a step
     points: int = 6000  # supervised points a head
@@ -80,7 +80,7 @@ def train(settings: OccludedTraining) -> None:
     generator, visible = load_visible(settings.generator)
     torch.manual_seed(settings.seed)
     encoder = new_occluded(visible, generator, completes=bool(settings.completes))
-    if settings.start != Path():
+    if settings.start is not None:
         encoder.load_state_dict(torch.load(settings.start, weights_only=True)["encoder"])
     discriminator = OcclusionAwareDiscriminator(STARTER.plane_channels, STARTER.planes_depth)
     optimiser = torch.optim.Adam(encoder.parameters(), lr=settings.rate, betas=BETAS, fused=True)

@@ -53,7 +53,7 @@ def test_a_known_error_exits_two_with_an_error_and_a_hint(simple_model, tmp_path
         ["reconstruct", "a.jpg", "--out", "o", "--texture", "100000"],
         ["reconstruct", "a.jpg", "--out", "o", "--seed", "-1"],
         ["reconstruct", "a.jpg", "--out", "o", "--device", "tpu"],
-        ["reconstruct", "a.jpg", "--out", "o", "--refine", "slow"],
+        ["reconstruct", "a.jpg", "--out", "o", "--refinement", "slow"],
         ["reconstruct", "a.jpg", "--out", "o", "--colour", "red"],
     ],
     ids=" ".join,
