@@ -109,7 +109,15 @@ def runs(heads: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     train_generator(GeneratorTraining(heads, folder / "generator", steps=2, batch=2, points=500, normals=50, check=2))
     train_occluded(
         OccludedTraining(
-            heads, folder / "generator", folder / "occluded", steps=2, batch=2, points=500, adversarial_start=1, check=2
+            heads,
+            folder / "generator",
+            folder / "occluded",
+            steps=2,
+            batch=2,
+            points=500,
+            judged="hidden",
+            adversarial_start=1,
+            check=2,
         )
     )
     return folder
