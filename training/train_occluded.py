@@ -1,8 +1,8 @@
 """Train the occluded encoder against the frozen generator: it completes what the visible encoder made.
 
 It starts as a copy of the visible encoder and is given, besides the portrait, that encoder's tri-grid where the view
-shows it. It is judged by the stitched tri-grid, which is what users get, and by its own; with --judged hidden also, where
-the view shows nothing, by the occlusion-aware discriminator of Bilecen et al. (NeurIPS 2024, arXiv 2409.20530). That is
+shows it. It is judged by the stitched tri-grid, which is what users get, and by its own; with --judged hidden, where
+the view shows nothing, also by the occlusion-aware discriminator of Bilecen et al. (NeurIPS 2024, arXiv 2409.20530). That is
 off by default: the one time it was measured, with ten times the paper's weight, it made everything worse.
 
     python -m training.train_occluded --heads HEADS --generator RUN --run RUN
@@ -55,7 +55,7 @@ class OccludedTraining:
     seen_side: float = 0.3  # weight there of points the view shows
     style_prior: float = 1e-3  # weight of the mean square offset from the average w
     completes: int = 1  # 0 gives it the portrait alone, to measure what the visible tri-grid brings
-    judged: str = "nothing"  # what the discriminator sees: hidden (occlusion-aware), everything, or nothing
+    judged: str = "nothing"  # what the discriminator sees: hidden (occlusion-aware), everything or nothing
     adversarial_weight: float = 0.001  # of its opinion, as in the paper
     discriminator_rate: float = 5e-4
     r1_weight: float = 0.1
