@@ -1,9 +1,9 @@
 """Train the occluded encoder against the frozen generator: it completes what the visible encoder made.
 
 It starts as a copy of the visible encoder and is given, besides the portrait, that encoder's tri-grid where the view
-shows it. It is judged by the stitched tri-grid, which is what users get, and by its own; with --judged hidden, where
-the view shows nothing, also by the occlusion-aware discriminator of Bilecen et al. (NeurIPS 2024, arXiv 2409.20530). That is
-off by default: the one time it was measured, with ten times the paper's weight, it made everything worse.
+shows it. It is judged by the stitched tri-grid, which is what users get, and by its own. With --judged hidden the
+occlusion-aware discriminator of Bilecen et al. (NeurIPS 2024, arXiv 2409.20530) judges it too, where the view shows
+nothing. That is off by default: the one time it was measured, with ten times the paper's weight, all got worse.
 
     python -m training.train_occluded --heads HEADS --generator RUN --run RUN
 """
