@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from inference import checkpoints
 from inference.encoders import EncoderConfig, Inversion, VisibleEncoder
 from inference.generator import STARTER, TriPlaneGenerator
 
@@ -42,7 +43,7 @@ class GeneratorTraining:
 
     heads: Path  # folder of *.npz
     run: Path  # folder of this run
-    start: Path | None = None  # state.pt of a run to start from
+    start: Path | None = None  # state.pt of a run, or an exported model, to start from
     steps: int = 12000
     batch: int = 4  # views a step, each of another head
     points: int = 6000  # supervised points a head
@@ -76,7 +77,7 @@ def train(settings: GeneratorTraining) -> None:
     config = EncoderConfig(landmarks=EncoderConfig.landmarks if settings.landmarks else 0)
     encoder = VisibleEncoder(config, generator.config, generator.num_ws)
     if settings.start is not None:
-        begun = torch.load(settings.start, weights_only=True)
+        begun = weights_of(settings.start)
         generator.load_state_dict(begun["generator"])
         encoder.load_state_dict(begun["encoder"])
     optimiser = _optimiser(generator, encoder, settings)
@@ -133,6 +134,14 @@ def train(settings: GeneratorTraining) -> None:
             break
     fit_mapping(generator, latents_of(encoder, heads), settings.seed)
     run.save(_state(generator, encoder, optimiser, step))
+
+
+def weights_of(path: Path) -> dict[str, dict[str, Tensor]]:
+    """State dictionaries of `generator` and visible `encoder`, from a run's state.pt or an exported .safetensors."""
+    if path.suffix != checkpoints.SUFFIX:
+        return torch.load(path, weights_only=True)
+    model = checkpoints.load(path)
+    return {"generator": model.generator.state_dict(), "encoder": model.visible.state_dict()}
 
 
 def invert(

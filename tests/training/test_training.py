@@ -19,7 +19,7 @@ from training.dataset import HELD_OUT_SEEDS, NO_TINT, HeadSet, colours_in_view, 
 from training.discriminator import OcclusionAwareDiscriminator, discriminator_loss, encoder_loss
 from training.export import Export, export
 from training.run import learning_rate
-from training.train_generator import GeneratorTraining
+from training.train_generator import GeneratorTraining, weights_of
 from training.train_generator import train as train_generator
 from training.train_occluded import OccludedTraining, load_visible, new_occluded
 from training.train_occluded import train as train_occluded
@@ -289,5 +289,9 @@ def test_an_exported_model_loads_and_says_how_it_was_trained(runs: Path, tmp_pat
     assert model.sha256 == digest and model.name == "tiny"
     assert model.config["training"]["generator"]["cpu_s"] == 5
     assert "CC0" in model.config["licence"] and model.occluded.config.completes
+    begun, exported = weights_of(runs / "generator" / "state.pt"), weights_of(out)
+    for part in ("generator", "encoder"):  # a later run can start from the product's own file
+        assert exported[part].keys() == begun[part].keys()
+    torch.testing.assert_close(exported["encoder"]["lift.place"], begun["encoder"]["lift.place"], atol=1e-3, rtol=1e-3)
     state = torch.load(runs / "occluded" / "state.pt", weights_only=True)["encoder"]
     torch.testing.assert_close(model.occluded.style[0].weight, state["style.0.weight"], atol=1e-3, rtol=1e-3)
