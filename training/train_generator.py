@@ -132,7 +132,8 @@ def train(settings: GeneratorTraining) -> None:
             run.save(_state(generator, encoder, optimiser, step))
         if out_of_time:
             break
-    fit_mapping(generator, latents_of(encoder, heads), settings.seed)
+    if not settings.frozen:
+        fit_mapping(generator, latents_of(encoder, heads), settings.seed)
     run.save(_state(generator, encoder, optimiser, step))
 
 

@@ -119,7 +119,7 @@ def train(settings: OccludedTraining) -> None:
 
         loss, values = head_losses(generator, stitched, batch, alike, noise, weights)
         own, own_values = head_losses(generator, made.planes, batch.thinned(2), weigh, noise, weights)
-        loss = loss + settings.own_weight * own + settings.style_prior * made.w_plus.square().mean()
+        loss = loss + settings.own_weight * own + settings.style_prior * (made.w_plus - encoder.w_avg).square().mean()
         values |= {f"own {name}": value for name, value in own_values.items()}
         adversarial = judged != "nothing" and step >= settings.adversarial_start
         if adversarial:
