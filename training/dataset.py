@@ -22,13 +22,13 @@ from scipy.ndimage import affine_transform, gaussian_filter, grey_dilation, grey
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from inference.camera import orbit_camera
+from inference.camera import FOCAL, RADIUS, Camera, orbit_camera
 from inference.encoders import PortraitInput, landmark_offsets
 from inference.face_networks import load_landmark_template
 
 HELD_OUT_SEEDS = 64  # heads 0 to 63 are never trained on
 SURFACE_SHARE, UNIFORM_SHARE = 0.35, 0.15  # of a batch's points; the rest lies near the surface
-FACE_SHARE = 0.3  # of the points on and near the surface are drawn from the face and ears alone
+FACE_SHARE = 0.4  # of the points on and near the surface are drawn from the face and ears alone
 FACE_LOW, FACE_HIGH = np.array([-0.2, -0.26, -0.06]), np.array([0.2, 0.09, 0.30])  # box of face and ears, head frame
 EMPTY_DEPTH = 1e3  # box units; where a view shows nothing
 MIRROR = np.array([-1, 1, 1], np.float32)  # the head in a mirror
@@ -64,10 +64,9 @@ class Surface:
 
 @dataclass(frozen=True)
 class Views:
-    """Input views: what encoders take, the true cameras (n, 25), and depths (n, h, w) along the rays."""
+    """Input views: what encoders take, and depths (n, h, w) along the rays."""
 
     given: PortraitInput
-    cameras: Tensor
     depths: Tensor
 
 
@@ -123,6 +122,73 @@ NO_TINT = Tint(np.ones((3, 3), np.float32), np.ones(3, np.float32), 1.0)
 def colours_in_view(albedo: NDArray[np.uint8], gain: NDArray[np.floating]) -> NDArray[np.float32]:
     """(n, 3) sRGB in [0, 1] of albedo bytes (n, 3) under a view's mean light, gain (3,) in linear light."""
     return _srgb(_LINEAR_OF_BYTE[albedo] * gain.astype(np.float32))
+
+
+@dataclass(frozen=True)
+class Movement:
+    """A similarity of the head frame: points (n, 3) to scale * turn @ point + shift."""
+
+    turn: NDArray[np.floating]
+    scale: float
+    shift: NDArray[np.floating]
+
+    def __call__(self, points: NDArray[np.floating]) -> NDArray[np.float32]:
+        return (self.scale * self.turned(points) + self.shift).astype(np.float32)
+
+    def turned(self, directions: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Directions (n, 3) after it."""
+        return (directions @ self.turn.T).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Slip:
+    """How far a photo's crop is off: its pixels come from `scale` * R(`roll_rad`) of theirs, about the middle, + shift.
+
+    shift: (rows, columns) in sides of the picture.
+    """
+
+    roll_rad: float
+    scale: float
+    shift: NDArray[np.floating]
+
+    def affine(self, side: int) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+        """Matrix and offset, (row, column) of the slipped picture to those of the exact one."""
+        middle = np.full(2, (side - 1) / 2)
+        matrix = self.scale * _rotation(self.roll_rad)
+        return matrix, middle - matrix @ middle + self.shift * side
+
+    def moved_depth(self, depth: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Depth (h, w) of the head that the slipped photo shows."""
+        moved = affine_transform(depth, *self.affine(len(depth)), order=0, mode="constant", cval=EMPTY_DEPTH)
+        return np.where(moved < EMPTY_DEPTH, RADIUS + (moved - RADIUS) / self.scale, EMPTY_DEPTH).astype(np.float32)
+
+    def movement(self, camera: Camera, given: Camera) -> Movement:
+        """What brings the head that `camera` saw to where the slipped photo, taken for `given`'s, shows it.
+
+        Nobody can tell a slipped crop from a head that stands otherwise, and users want the head to lie on their
+        photo: so it is the head to learn that moves. Exact on the plane through the head's middle; a head's depth
+        is a tenth of its distance, so that elsewhere it errs by a tenth of the slip.
+        """
+        middle = np.array([0.0, 0.0, RADIUS])
+        aside = np.array([self.shift[1], self.shift[0], 0.0]) * RADIUS / FOCAL
+        roll = np.eye(3)
+        roll[:2, :2] = _rotation(self.roll_rad)  # of (row, column); of (x, y) it is the inverse
+        turn = given.cam2world[:3, :3] @ roll @ camera.cam2world[:3, :3].T
+        start = camera.cam2world[:3, 3] + camera.cam2world[:3, :3] @ (middle + aside)
+        end = given.cam2world[:3, 3] + given.cam2world[:3, :3] @ middle
+        return Movement(turn, 1 / self.scale, end - turn @ start / self.scale)
+
+
+def _rotation(angle_rad: float) -> NDArray[np.floating]:
+    return np.array([[np.cos(angle_rad), -np.sin(angle_rad)], [np.sin(angle_rad), np.cos(angle_rad)]])
+
+
+EXACT = Slip(0.0, 1.0, np.zeros(2))
+
+
+def draw_slip(rng: np.random.Generator) -> Slip:
+    """Landmarks are not exact: roll, size and shift of the crop err by about this much."""
+    return Slip(float(np.radians(rng.normal(0, 1.5))), float(np.exp(rng.normal(0, 0.015))), rng.normal(0, 0.01, 2))
 
 
 @dataclass
@@ -190,17 +256,20 @@ class HeadSet:
         flip = photographic and rng.random() < 0.5
         side = MIRROR if flip else np.ones(3, np.float32)
         direction = head["azimuth_elevation"][view] * ([-1, 1] if flip else [1, 1])
-        camera = orbit_camera(*map(float, direction))
-        error_deg = rng.normal(0, pose_error_deg(direction[0]), 2) if photographic else np.zeros(2)
-        given = orbit_camera(*map(float, direction + error_deg))
+        camera = given = orbit_camera(*map(float, direction))
+        slip = EXACT
         colour, matte, landmarks = self._picture(head, view, tint, flip)
+        depth = head["depths"][view].astype(np.float32)
+        depth = np.where(depth > 0, depth, EMPTY_DEPTH)[:, :: -1 if flip else 1]
         if photographic:
-            colour, matte, landmarks = _photograph(colour, matte, landmarks, rng)
+            given = orbit_camera(*map(float, direction + rng.normal(0, pose_error_deg(direction[0]), 2)))
+            slip = draw_slip(rng)
+            colour, matte, landmarks = _photograph(colour, matte, landmarks, slip, rng)
+            depth = slip.moved_depth(depth)
+        move = slip.movement(camera, given)
         portrait = np.concatenate([colour * matte + 0.5 * (1 - matte), matte[None]])
         offsets = landmark_offsets(landmarks, given, self._template)
         offsets = np.nan_to_num(offsets) if not np.isnan(offsets[0, 0]) else np.zeros_like(offsets)
-        depth = head["depths"][view].astype(np.float32)
-        depth = np.where(depth > 0, depth, EMPTY_DEPTH)[:, :: -1 if flip else 1]
 
         gain = head["gains"][view]
         places, distance, shade = self._points(head, points, rng)
@@ -209,13 +278,12 @@ class HeadSet:
             portrait,
             given.vector,
             offsets,
-            camera.vector,
             depth,
-            places * side,
-            distance,
+            move(places * side),
+            distance * move.scale,
             tint(*shade, gain),
-            head["surface_points"][pick].astype(np.float32) * side,
-            head["surface_normals"][pick].astype(np.float32) / 127 * side,
+            move(head["surface_points"][pick].astype(np.float32) * side),
+            move.turned(head["surface_normals"][pick].astype(np.float32) / 127 * side),
             tint(head["surface_colour"][pick], head["surface_materials"][pick], gain),
         )
 
@@ -258,8 +326,8 @@ class HeadSet:
 
 
 def _batch(rows: list[tuple[NDArray, ...]]) -> Batch:
-    portraits, given, landmarks, cameras, depths, *rest = (_float(list(column)) for column in zip(*rows, strict=True))
-    views = Views(PortraitInput(portraits, given, landmarks), cameras, depths)
+    portraits, cameras, landmarks, depths, *rest = (_float(list(column)) for column in zip(*rows, strict=True))
+    views = Views(PortraitInput(portraits, cameras, landmarks), depths)
     return Batch(views, Points(*rest[:3]), Surface(*rest[3:]))
 
 
@@ -270,7 +338,7 @@ def mirror_pairs(template: NDArray[np.floating]) -> NDArray[np.integer]:
 
 def pose_error_deg(azimuth_deg: float) -> float:
     """How far the direction that landmarks tell is off (standard deviation), by where the face is seen from."""
-    return 1.2 + 0.06 * max(0.0, abs(azimuth_deg) - 30)
+    return 1.5 + 0.06 * max(0.0, abs(azimuth_deg) - 30)
 
 
 def draw_tint(rng: np.random.Generator) -> Tint:
@@ -284,7 +352,11 @@ def draw_tint(rng: np.random.Generator) -> Tint:
 
 
 def _photograph(
-    colour: NDArray[np.float32], matte: NDArray[np.float32], landmarks: NDArray[np.float32], rng: np.random.Generator
+    colour: NDArray[np.float32],
+    matte: NDArray[np.float32],
+    landmarks: NDArray[np.float32],
+    slip: Slip,
+    rng: np.random.Generator,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Uneven light, blur, noise, compression, a soft, wrong or cut-off matte, things before the head, a wrong crop."""
     side = matte.shape[0]
@@ -309,15 +381,11 @@ def _photograph(
         centre, size = rng.uniform(-0.7, 0.7, 2), rng.uniform(0.05, 0.25, 2)
         blob = ((across - centre[0]) / size[0]) ** 2 + ((down - centre[1]) / size[1]) ** 2 < 1
         colour = np.where(blob, rng.uniform(0, 1, 3).astype(np.float32)[:, None, None], colour)
-    # Landmarks are not exact: shift, size and roll of the crop err by about this much.
-    roll, scale = np.radians(rng.normal(0, 1.5)), np.exp(rng.normal(0, 0.015))
-    turn = scale * np.array([[np.cos(roll), -np.sin(roll)], [np.sin(roll), np.cos(roll)]])
-    middle = np.full(2, (side - 1) / 2)
-    offset = middle - turn @ middle + rng.normal(0, 0.01, 2) * side
+    turn, offset = slip.affine(side)
     colour = np.stack([affine_transform(c, turn, offset, order=1, mode="nearest") for c in colour])
     matte = affine_transform(matte, turn, offset, order=1, mode="constant")
     rows_columns = (landmarks[:, [1, 0]] * side - 0.5 - offset) @ np.linalg.inv(turn).T
-    landmarks = np.column_stack([(rows_columns[:, ::-1] + 0.5) / side, landmarks[:, 2] / scale])
+    landmarks = np.column_stack([(rows_columns[:, ::-1] + 0.5) / side, landmarks[:, 2] / slip.scale])
     landmarks = landmarks + rng.normal(0, 0.0015, landmarks.shape)
     draw = rng.random()
     if draw < 0.3:  # the photo ends above the neck's base, and seldom level

@@ -19,7 +19,7 @@ SEEN_SLACK = 0.03  # box units (16 mm) behind the depth map that still count as 
 
 def seen_by(views: Views, points: Tensor) -> Tensor:
     """(n, m) 1 for points (n, m, 3) that lie on or before the surface the view shows, 0 for those behind it."""
-    pixels, distance = project_tensor(points, views.cameras)
+    pixels, distance = project_tensor(points, views.given.cameras)
     seen_to = F.grid_sample(
         views.depths[:, None], pixels[:, None] * 2 - 1, mode="nearest", padding_mode="border", align_corners=False
     )[:, 0, 0]
