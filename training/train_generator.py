@@ -55,7 +55,7 @@ class GeneratorTraining:
     base_weight: float = 0.3  # of the generator's own tri-grid of w+
     style_prior: float = 1e-3  # weight of the mean square offset from the average w
     frozen: int = 0  # 1 keeps the generator as it is
-    landmarks: int = 1  # 0 trains without landmarks, to measure what they bring
+    landmarks: int = 0  # 1 gives the encoder the landmarks too; measured, they lost
     lift: int = 1  # 0 trains without the residual, to measure what it brings
     half: int = 1  # 1 computes convolutions in bfloat16
     refresh: int = 200  # steps between looks for new heads
