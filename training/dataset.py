@@ -288,9 +288,7 @@ class HeadSet:
         )
 
     @staticmethod
-    def _points(
-        head: Arrays, count: int, rng: np.random.Generator
-    ) -> tuple[NDArray, NDArray, tuple[NDArray, NDArray]]:
+    def _points(head: Arrays, count: int, rng: np.random.Generator) -> tuple[NDArray, NDArray, tuple[NDArray, NDArray]]:
         """Points (count, 3), distances (count,), and albedo and materials (count, 3), (count, 2) in bytes."""
         on_surface, uniform = int(count * SURFACE_SHARE), int(count * UNIFORM_SHARE)
         picks = {

@@ -120,9 +120,7 @@ def embed(picture: NDArray[np.uint8], landmarks: NDArray[np.floating], network: 
         return network(torch.from_numpy(chip).permute(2, 0, 1)[None])[0].numpy()
 
 
-def embed_found(
-    picture: NDArray[np.uint8], face: FaceNetworks, network: IdentityNetwork
-) -> NDArray[np.float32] | None:
+def embed_found(picture: NDArray[np.uint8], face: FaceNetworks, network: IdentityNetwork) -> NDArray[np.float32] | None:
     """(128,) embedding of the largest face found in a picture (h, w, 3); None when none is found."""
     pyramid = build_pyramid(picture)
     detections = find_faces(pyramid, face)

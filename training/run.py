@@ -93,7 +93,6 @@ class Run:
         self._sums, self._count = {}, 0
         return True
 
-
     def note_check(self, step: int, values: dict[str, float]) -> None:
         """Write a measurement on held-out heads to `checks.jsonl`."""
         line = json.dumps({"step": step, "cpu_s": round(time.process_time() - self._cpu), **values})

@@ -27,6 +27,7 @@ from inference.encoders import EncoderConfig, Inversion, VisibleEncoder
 from inference.generator import STARTER, TriPlaneGenerator
 
 from .dataset import Batch, HeadSet
+from .fleet import Fleet, launch
 from .losses import LossWeights, alike, head_losses
 from .run import Run, config_from_arguments, learning_rate, seed_everything
 from .validation import Validation, validate
@@ -34,6 +35,7 @@ from .visibility import seen_by
 
 BETAS = (0.9, 0.99)
 MOST_GRADIENT = 5.0  # norm at which gradients are cut
+SEEDS_APART = 1_000_003  # between the draws of processes, more than a run has steps
 MAPPING_STEPS, MAPPING_RATE, MAPPING_BATCH = 3000, 2e-3, 64
 
 
@@ -61,15 +63,27 @@ class GeneratorTraining:
     refresh: int = 200  # steps between looks for new heads
     check: int = 1000  # steps between measurements on held-out heads
     seconds: float = 0.0  # CPU seconds after which the run saves and stops, 0 for none: to be resumed later
-    threads: int = 1
+    threads: int = 1  # of each process
+    processes: int = 1  # that train together, each with its own batches
+    meet: int = 10  # steps after which they go on from their mean
     seed: int = 0
 
 
 def train(settings: GeneratorTraining) -> None:
-    """Run, or resume, the training; leaves `state.pt` with generator and encoder in the run's folder."""
+    """Run, or resume, the training; leaves `state.pt` with generator and encoder in the run's folder.
+
+    Raises ValueError where looks for heads, and the end, do not fall on steps at which processes meet.
+    """
+    if settings.processes > 1 and (settings.refresh % settings.meet or settings.steps % settings.meet):
+        raise ValueError("--refresh and --steps must be multiples of --meet")
+    Run(settings.run).note_config(settings)
+    launch(train_as_one_of, settings, settings.processes, settings.meet)
+
+
+def train_as_one_of(fleet: Fleet, settings: GeneratorTraining) -> None:
+    """One process's part of the training."""
     torch.set_num_threads(settings.threads)
     run = Run(settings.run)
-    run.note_config(settings)
     heads = HeadSet(settings.heads)
     held_out = HeadSet(settings.heads, held_out=True)
     torch.manual_seed(settings.seed)
@@ -91,8 +105,9 @@ def train(settings: GeneratorTraining) -> None:
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     rates = [group["base"] for group in optimiser.param_groups]
     weights = LossWeights()
-    noise = torch.Generator().manual_seed(settings.seed + step)
-    rng = seed_everything(settings.seed, step)
+    own_seed = settings.seed + fleet.rank * SEEDS_APART
+    noise = torch.Generator().manual_seed(own_seed + step)
+    rng = seed_everything(own_seed, step)
     order: list[int] = []
     heads.refresh(), held_out.refresh()
     started = time.process_time()
@@ -123,8 +138,12 @@ def train(settings: GeneratorTraining) -> None:
         optimiser.step()
 
         step += 1
-        out_of_time = 0 < settings.seconds < time.process_time() - started
+        out_of_time = fleet.meet(step, parameters, stop=0 < settings.seconds < time.process_time() - started)
         last = step == settings.steps or out_of_time
+        if not fleet.leads:
+            if out_of_time:
+                break
+            continue
         written = run.record(step, values | {"heads": len(heads.heads)})
         if step % settings.check == 0 or last:
             run.note_check(step, validate(Validation(generator, encoder), held_out))
@@ -132,6 +151,8 @@ def train(settings: GeneratorTraining) -> None:
             run.save(_state(generator, encoder, optimiser, step))
         if out_of_time:
             break
+    if not fleet.leads:
+        return
     if not settings.frozen:
         fit_mapping(generator, latents_of(encoder, heads), settings.seed)
     run.save(_state(generator, encoder, optimiser, step))

@@ -224,9 +224,7 @@ def test_a_tint_changes_picture_and_surface_alike() -> None:
     tint = draw_tint(np.random.default_rng(3))
     np.testing.assert_allclose(NO_TINT(colours, hair, light), colours / 255, atol=2e-3)
     # The same albedo in half the light, or half the albedo, give the same colour.
-    np.testing.assert_array_equal(
-        tint(colours[None], hair[None], light)[0], tint(colours, hair, light)
-    )
+    np.testing.assert_array_equal(tint(colours[None], hair[None], light)[0], tint(colours, hair, light))
     assert np.abs(tint(colours, hair, light) - tint(colours, 255 - hair, light)).max() > 0.02
 
 
@@ -305,6 +303,25 @@ def test_a_run_goes_on_where_it_stopped(heads: Path, runs: Path) -> None:
     weights = [state["encoder"]["style.0.weight"] for state in (before, after)]
     torch.testing.assert_close(*weights, atol=5e-3, rtol=0)
     assert not torch.equal(*weights)
+
+
+def test_two_processes_train_one_model(heads: Path, runs: Path, tmp_path: Path) -> None:
+    settings = GeneratorTraining(
+        heads,
+        tmp_path / "together",
+        start=runs / "generator" / "state.pt",
+        steps=2,
+        batch=2,
+        points=500,
+        normals=50,
+        processes=2,
+        meet=1,
+    )
+    train_generator(settings)
+    begun = torch.load(runs / "generator" / "state.pt", weights_only=True)["encoder"]["lift.place"]
+    state = torch.load(settings.run / "state.pt", weights_only=True)
+    assert state["step"] == 2 and not torch.equal(state["encoder"]["lift.place"], begun)
+    assert len((settings.run / "checks.jsonl").read_text().splitlines()) == 1  # only the first process writes
 
 
 def test_held_out_heads_are_measured_while_training_goes_on(runs: Path) -> None:

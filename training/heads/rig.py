@@ -153,8 +153,7 @@ def load_rig(assets: Path) -> Rig:
         uv=uv,
         scalp=_scalp(rest, faces, body, frame, hair, painted["ears"]),
         above_hairline=above_hairline,
-        hairline=ramp(-0.01, 0.01, above_hairline)
-        * (1 - np.clip(painted["ears"] * 3, 0, 1)),
+        hairline=ramp(-0.01, 0.01, above_hairline) * (1 - np.clip(painted["ears"] * 3, 0, 1)),
         lash_line=_lash_line(rest, frame(eyes.fit(body.mean))),
         lip_opacity=_enlarged(body.mask_texture(MASK_TEXTURES["lips"])),
         mouth_texture=ramp(0.35, 0.8, _enlarged(body.mask_texture(MASK_TEXTURES["inside_mouth"]))),

@@ -237,9 +237,7 @@ def find_view_landmarks(view: RenderedView, camera: Camera, face: FaceNetworks) 
     return (found.points[:MESH_POINTS] / side).astype(np.float32)
 
 
-def lift_landmarks(
-    landmarks: FloatArray, view: RenderedView, camera: Camera, template: LandmarkTemplate
-) -> FloatArray:
+def lift_landmarks(landmarks: FloatArray, view: RenderedView, camera: Camera, template: LandmarkTemplate) -> FloatArray:
     """(468, 3) landmarks on the head's surface, head frame; NaN where the ray meets something else than the face."""
     size = len(view.distance)
     index = np.clip((landmarks[:, :2] * size).astype(int), 0, size - 1)
@@ -250,9 +248,7 @@ def lift_landmarks(
     return np.where(stray[:, None] | (distance <= 0)[:, None], np.nan, points)
 
 
-def _landmarks(
-    views: list[RenderedView], directions: FloatArray, face: FaceNetworks
-) -> tuple[FloatArray, FloatArray]:
+def _landmarks(views: list[RenderedView], directions: FloatArray, face: FaceNetworks) -> tuple[FloatArray, FloatArray]:
     """(views, 468, 3) landmarks in the views, and (468, 3) on the surface as the most frontal view shows them."""
     cameras = [orbit_camera(float(a), float(e)) for a, e in directions]
     seen = np.stack([find_view_landmarks(view, camera, face) for view, camera in zip(views, cameras, strict=True)])
@@ -263,9 +259,7 @@ def _landmarks(
     return seen, lift_landmarks(seen[front], views[front], cameras[front], face.template)
 
 
-def sample_head(
-    head: Head, seed: int, rng: np.random.Generator, face: FaceNetworks
-) -> tuple[dict[str, NDArray], str]:
+def sample_head(head: Head, seed: int, rng: np.random.Generator, face: FaceNetworks) -> tuple[dict[str, NDArray], str]:
     """All arrays of a head's file, and why it is unfit for training ('' if it is fit)."""
     surface = sample_surface(head, rng)
     middles = rng.choice(len(surface.points), sum(count for count, _ in NEAR))
