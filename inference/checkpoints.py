@@ -129,7 +129,8 @@ def save(
     tensors = {}
     for part, network in networks.items():
         for key, value in network.state_dict().items():
-            stored = value.detach().to("cpu", torch.float16 if value.is_floating_point() else None).contiguous()
+            dtype = torch.float16 if value.is_floating_point() else value.dtype
+            stored = value.detach().to("cpu", dtype, copy=True).contiguous()  # a file may not hold one tensor twice
             if not torch.isfinite(stored).all():
                 raise ValueError(f"{part}.{key} does not fit in half precision")
             tensors[f"{part}.{key}"] = stored
