@@ -198,6 +198,10 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def fill(network: nn.Module, tensors: Mapping[str, Tensor], part: str, device: torch.device | str) -> None:
     """Give a network the tensors under its prefix and make it ready to use; raises RuntimeError if they do not fit."""
     prefix = f"{part}."
-    state = {key.removeprefix(prefix): value.float() for key, value in tensors.items() if key.startswith(prefix)}
+    state = {
+        key.removeprefix(prefix): value.float() if value.is_floating_point() else value
+        for key, value in tensors.items()
+        if key.startswith(prefix)
+    }
     network.load_state_dict(state, strict=True)
     network.to(device).eval().requires_grad_(False)

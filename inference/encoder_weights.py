@@ -24,6 +24,7 @@ from .panohead_encoders import (
     ResidualEncoderConfig,
     StyleEncoderConfig,
     TriGridResidualEncoder,
+    misfits,
 )
 
 FIRST_KEY = "input_layer.0.weight"  # both stages begin with it
@@ -49,10 +50,10 @@ def encoder_from_tensors(
     style, residual = split_stages(tensors)
     config = PanoHeadEncoderConfig(style_config(style), residual_config(residual))
     average = average_latents(latent_avg, config.style.styles, config.style.widths[-1])
-    try:
-        encoder = empty_encoder(config, generator)
-    except ValueError as error:
-        raise _refused("The encoders do not fit the generator", str(error).split("; ")) from error
+    reasons = misfits(config, generator)
+    if reasons:
+        raise _refused("The encoder does not fit the generator", reasons)
+    encoder = empty_encoder(config, generator)
     encoder.psp_encoder.load_state_dict(style, strict=True)
     encoder.triplanenet_encoder.load_state_dict(residual, strict=True)
     encoder.latent_avg.copy_(average)

@@ -233,8 +233,8 @@ def render_image(
     w_plus:            (n, num_ws, w_dim); its last row also steers the colours and the super-resolution.
     planes:            tri-grids to render in place of the ones w_plus synthesises.
     background_w_plus: latents of another background; None takes w_plus.
-    background:        "own" is the generator's, none where it has none; "white" lies behind the raw colours, as where
-                       the dual encoders were trained (arXiv 2409.20530): the features stay without one.
+    background:        "own" is the generator's, none where it has none; "white" lies behind the raw colours, while
+                       the features stay without any, as in the code of the dual encoders' authors (arXiv 2409.20530).
     """
     config = generator.config
     if planes is None:
