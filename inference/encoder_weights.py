@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .errors import WeightsDamaged
 from .generator import GeneratorConfig
-from .ir_se50 import STAGE_UNITS
+from .ir_se50 import SQUEEZE, STAGE_UNITS
 from .panohead_encoders import (
     PICTURE_CHANNELS,
     GradualStyleEncoder,
@@ -102,7 +102,7 @@ def style_config(tensors: Mapping[str, Tensor]) -> StyleEncoderConfig:
     name = "style encoder"
     _require(tensors, _trunk_keys(), name)
     styles = {key.split(".")[1] for key in tensors if key.startswith("styles.")}
-    config = StyleEncoderConfig(_trunk_widths(tensors), len(styles))
+    config = StyleEncoderConfig(_trunk_widths(tensors, name), len(styles))
     _compare(_shaped(lambda: GradualStyleEncoder(config)), tensors, name)
     return config
 
@@ -119,7 +119,7 @@ def residual_config(tensors: Mapping[str, Tensor]) -> ResidualEncoderConfig:
     version = heads[in_channels]
     head = "final_head" if version == 1 else "final_head_two"
     _require(tensors, [f"{head}.0.weight", f"{head}.4.weight"], name)
-    widths = _trunk_widths(tensors)
+    widths = _trunk_widths(tensors, name)
     up_channels = tuple(tensors[key].shape[0] for key in ups)
     # What the second step reads beside the trunk: all of the first one's channels, or a quarter, for 2 x 2 pixels.
     below = tensors[ups[1]].shape[1] - widths[2]
@@ -168,8 +168,11 @@ def _trunk_keys() -> list[str]:
     return [FIRST_KEY, *(f"body.{unit}.res_layer.1.weight" for unit in FIRST_UNITS)]
 
 
-def _trunk_widths(tensors: Mapping[str, Tensor]) -> tuple[int, ...]:
-    return tuple(tensors[key].shape[0] for key in _trunk_keys()[1:])
+def _trunk_widths(tensors: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
+    widths = tuple(tensors[key].shape[0] for key in _trunk_keys()[1:])
+    if min(widths) < SQUEEZE:  # nothing would be left of the excitation's hidden layer
+        raise _refused(f"The {name} does not fit", [f"its trunk is {min(widths)} channels wide, not {SQUEEZE} or more"])
+    return widths
 
 
 def _require(tensors: Mapping[str, Tensor], keys: Sequence[str], name: str) -> None:

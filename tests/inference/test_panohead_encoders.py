@@ -237,6 +237,8 @@ def test_wrong_files_are_refused_with_a_list() -> None:
     ):
         assert told in refusal.value.message
 
+    with pytest.raises(WeightsDamaged, match="trunk is 8 channels wide"):
+        style_config({**style, "body.0.res_layer.1.weight": torch.zeros(8, 16, 3, 3)})
     with pytest.raises(WeightsDamaged, match=r"and \d+ more") as refusal:
         style_config({key: value for key, value in style.items() if ".res_layer.2." not in key})
     assert refusal.value.message.count("is missing") == 12
