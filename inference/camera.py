@@ -105,6 +105,17 @@ def camera_rays(camera: Camera, size: int) -> tuple[FloatArray, FloatArray]:
     return origins, directions / np.linalg.norm(directions, axis=-1, keepdims=True)
 
 
+def mirrored_cameras(cameras: Tensor) -> Tensor:
+    """Cameras that see a mirrored head (x to -x) as the mirror image of what `cameras` (n, 25) see of the head."""
+    signs = torch.ones(25, dtype=cameras.dtype, device=cameras.device)
+    # What leads from x to the other axes or back: of cam2world in the first row and column, of intrinsics the skew and
+    # the principal point, which counts from the picture's other side.
+    signs[[1, 2, 3, 4, 8, 12, 17, 18]] = -1.0
+    mirrored = cameras * signs
+    mirrored[:, 18] += 1.0
+    return mirrored
+
+
 def project_tensor(points: Tensor, cameras: Tensor) -> tuple[Tensor, Tensor]:
     """`project` for a batch inside the networks, differentiable.
 

@@ -2,7 +2,8 @@
 
 The file's metadata has one entry, `headcast`: JSON with the format's number, the model's name, the sizes of generator
 and encoders, and what its maker says of licence and training. Tensors are stored in half precision under the prefixes
-generator., visible. and occluded., and run in single precision. Reading such a file runs none of its content.
+generator., visible. and occluded., and run in single precision; whole numbers stay what they are. Reading such a file
+runs none of its content.
 """
 
 from __future__ import annotations
@@ -19,9 +20,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .encoders import EncoderConfig, OccludedEncoder, PortraitEncoder, VisibleEncoder
+from .encoder_weights import empty_encoder
+from .encoders import Encoder, EncoderConfig, OccludedEncoder, VisibleEncoder
 from .errors import WeightsDamaged, WeightsMissing
 from .generator import GeneratorConfig, TriPlaneGenerator
+from .panohead_encoders import KIND as PANOHEAD_KIND
+from .panohead_encoders import PanoHeadEncoderConfig
 
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 INDEX_FILE = WEIGHTS_FOLDER / "index.json"  # sha256 of each bundled file, by file name
@@ -39,8 +43,8 @@ class HeadModel:
     """
 
     generator: TriPlaneGenerator
-    visible: VisibleEncoder
-    occluded: OccludedEncoder
+    visible: Encoder
+    occluded: Encoder
     config: dict[str, Any]
     sha256: str
     name: str
@@ -64,15 +68,30 @@ def load(name_or_path: str | Path, device: torch.device | str = "cpu") -> HeadMo
         generator_config = GeneratorConfig.from_dict(config["generator"])
         generator = TriPlaneGenerator(generator_config)
         visible, occluded = (
-            kind(EncoderConfig.from_dict(config["encoders"][part]), generator_config, generator_config.num_ws)
+            new_encoder(kind, config["encoders"][part], generator_config)
             for kind, part in ((VisibleEncoder, "visible"), (OccludedEncoder, "occluded"))
         )
         for part, network in (("generator", generator), ("visible", visible), ("occluded", occluded)):
             fill(network, tensors, part, device)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise WeightsDamaged(f"The weights file {path.name} does not fit together.") from error
-    assert isinstance(visible, VisibleEncoder) and isinstance(occluded, OccludedEncoder)
     return HeadModel(generator, visible, occluded, config, digest, config["name"])
+
+
+def new_encoder(
+    starter: type[VisibleEncoder] | type[OccludedEncoder], described: Mapping[str, Any], generator: GeneratorConfig
+) -> Encoder:
+    """An encoder as `Encoder.describe` told of it, without its values; of the class `starter` if no kind is told.
+
+    Raises KeyError, TypeError or ValueError where the description does not make sense.
+    """
+    sizes = dict(described)
+    kind = sizes.pop("kind", None)
+    if kind is None:
+        return starter(EncoderConfig.from_dict(sizes), generator, generator.num_ws)
+    if kind != PANOHEAD_KIND:
+        raise ValueError(f"unknown kind of encoder: {kind}")
+    return empty_encoder(PanoHeadEncoderConfig.from_dict(sizes), generator)
 
 
 def load_generator(name_or_path: str | Path, device: torch.device | str = "cpu") -> TriPlaneGenerator:
@@ -91,8 +110,8 @@ def load_generator(name_or_path: str | Path, device: torch.device | str = "cpu")
 def save(
     path: Path,
     generator: TriPlaneGenerator,
-    visible: PortraitEncoder | None,
-    occluded: PortraitEncoder | None,
+    visible: Encoder | None,
+    occluded: Encoder | None,
     name: str,
     info: Mapping[str, Any],
 ) -> str:
@@ -106,14 +125,15 @@ def save(
     networks: dict[str, nn.Module] = {"generator": generator}
     if visible is not None and occluded is not None:
         networks |= {"visible": visible, "occluded": occluded}
-        config["encoders"] = {"visible": visible.config.to_dict(), "occluded": occluded.config.to_dict()}
+        config["encoders"] = {"visible": visible.describe(), "occluded": occluded.describe()}
     tensors = {}
     for part, network in networks.items():
         for key, value in network.state_dict().items():
-            half = value.detach().to("cpu", torch.float16).contiguous()
-            if not torch.isfinite(half).all():
+            dtype = torch.float16 if value.is_floating_point() else value.dtype
+            stored = value.detach().to("cpu", dtype, copy=True).contiguous()  # a file may not hold one tensor twice
+            if not torch.isfinite(stored).all():
                 raise ValueError(f"{part}.{key} does not fit in half precision")
-            tensors[f"{part}.{key}"] = half
+            tensors[f"{part}.{key}"] = stored
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path, metadata={METADATA_KEY: json.dumps(config)})
     return sha256_of(path)
@@ -178,6 +198,10 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def fill(network: nn.Module, tensors: Mapping[str, Tensor], part: str, device: torch.device | str) -> None:
     """Give a network the tensors under its prefix and make it ready to use; raises RuntimeError if they do not fit."""
     prefix = f"{part}."
-    state = {key.removeprefix(prefix): value.float() for key, value in tensors.items() if key.startswith(prefix)}
+    state = {
+        key.removeprefix(prefix): value.float() if value.is_floating_point() else value
+        for key, value in tensors.items()
+        if key.startswith(prefix)
+    }
     network.load_state_dict(state, strict=True)
     network.to(device).eval().requires_grad_(False)

@@ -9,6 +9,7 @@ the first one's tri-grid where the photo shows it, and completes it.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -99,6 +100,23 @@ class Inversion:
     planes: Tensor
 
 
+class Encoder(nn.Module, ABC):
+    """What the pipeline asks of an encoder, whatever networks it is made of."""
+
+    @property
+    @abstractmethod
+    def input_size(self) -> int:
+        """Side of the portraits it looks at, px."""
+
+    @abstractmethod
+    def forward(self, given: PortraitInput, generator: TriPlaneGenerator, seen: SeenPlanes | None = None) -> Inversion:
+        """Portraits to latents and tri-grids of a generator; `seen` is the visible encoder's, for the occluded one."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """What a checkpoint must say to rebuild it: plain values, ready for JSON."""
+
+
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions with a short cut; the first halves the picture unless stride is 1."""
 
@@ -181,7 +199,7 @@ class PlaneLift(nn.Module):
         return planes.float().view(n, 3, *self.shape, res, res)
 
 
-class PortraitEncoder(nn.Module):
+class PortraitEncoder(Encoder):
     """Both stages over one trunk: portrait, camera and landmarks to an `Inversion` by a generator."""
 
     w_avg: Tensor
@@ -215,6 +233,13 @@ class PortraitEncoder(nn.Module):
         self.detail = nn.Conv2d(channels[0], config.feature_channels, 3, 1, 1)
         self.lift = PlaneLift(config, generator)
         self.register_buffer("w_avg", torch.zeros(generator.w_dim))
+
+    @property
+    def input_size(self) -> int:
+        return self.config.input_size
+
+    def describe(self) -> dict[str, Any]:
+        return self.config.to_dict()
 
     def forward(self, given: PortraitInput, generator: TriPlaneGenerator, seen: SeenPlanes | None = None) -> Inversion:
         """`seen` is used by encoders whose config says that they complete another's planes."""

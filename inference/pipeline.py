@@ -18,7 +18,7 @@ from .alignment import AlignedPortrait, align
 from .bake import TexturedHead, bake
 from .checkpoints import HeadModel
 from .checkpoints import load as load_head_model
-from .encoders import Inversion, PortraitEncoder, PortraitInput, SeenPlanes, portrait_input
+from .encoders import Encoder, Inversion, PortraitInput, SeenPlanes, portrait_input
 from .errors import BadOption, DeviceUnavailable, OutOfMemory, is_out_of_memory
 from .face_networks import FACE_WEIGHTS_FOLDER, FaceNetworks, load_face_networks
 from .field import Field
@@ -131,10 +131,13 @@ def make_head(photo_path: Path, options: Options, models: Models, stages: Stages
         photo = load_photo(photo_path)
         portrait = align(photo, models.face, step)
     with stages.stage("encode", "Reading the portrait") as step:
-        visible = encode_visible(portrait, models)
+        inversion = encode_visible(portrait, models)
+        visible = _tri_grid(inversion, models)
         seen = seen_surface(model.generator, visible, portrait.camera, step)
     with stages.stage("stitch", "Imagining the unseen side") as step:
-        field: ColouredField = Field(model.generator, complete(portrait, models, visible, seen, step))
+        whole = complete(portrait, models, visible, seen, step)
+        # One latent colours the whole head: that of the side the photo shows.
+        field: ColouredField = Field(model.generator, whole, inversion.w_plus[0, -1])
     height, width = photo.rgb.shape[:2]
     with stages.stage("refine", "Fitting the head to the photo") as step:
         refinement, effort = None, LEVELS[options.refinement]
@@ -157,11 +160,11 @@ def make_head(photo_path: Path, options: Options, models: Models, stages: Stages
     return Reconstruction((height, width), portrait, mesh, head, quality, refinement)
 
 
-def encode_visible(portrait: AlignedPortrait, models: Models) -> TriGrid:
+def encode_visible(portrait: AlignedPortrait, models: Models) -> Inversion:
     """The head, faithful to what the photo shows."""
     encoder = models.head.visible
     with torch.no_grad():
-        return _tri_grid(encoder(_given(portrait, models, encoder), models.head.generator), models)
+        return encoder(_given(portrait, models, encoder), models.head.generator)
 
 
 def complete(
@@ -177,13 +180,13 @@ def complete(
 
 def stitched_tri_grid(portrait: AlignedPortrait, models: Models) -> TriGrid:
     """From portrait to the tri-grid of the whole head."""
-    visible = encode_visible(portrait, models)
+    visible = _tri_grid(encode_visible(portrait, models), models)
     seen = seen_surface(models.head.generator, visible, portrait.camera, silent)
     return complete(portrait, models, visible, seen, silent)
 
 
-def _given(portrait: AlignedPortrait, models: Models, encoder: PortraitEncoder) -> PortraitInput:
-    template, size = models.face.template.points_head, encoder.config.input_size
+def _given(portrait: AlignedPortrait, models: Models, encoder: Encoder) -> PortraitInput:
+    template, size = models.face.template.points_head, encoder.input_size
     return portrait_input(
         portrait.image, portrait.matte, portrait.landmarks, portrait.camera, template, size, models.device
     )

@@ -8,6 +8,7 @@ intervals, so the same call gives the same picture.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,7 @@ SOFTPLUS_SHIFT = 1.0  # density is softplus(sigma - 1)
 TRANSMITTANCE_FLOOR = 1e-10  # keeps light, and gradients, behind opaque samples
 IMPORTANCE_FLOOR = 0.01  # weight every interval gets in the search for density, so that none is overlooked
 PROBABILITY_FLOOR = 1e-5
+WHITE = 1.0  # in the range of raw colours: [-1, 1] before super-resolution, [0, 1] without
 RAYS_PER_CHUNK = 1 << 12  # bounds the memory of large pictures; on a CPU larger chunks are slower, too
 
 
@@ -224,22 +226,28 @@ def render_image(
     background_w_plus: Tensor | None = None,
     resolution: int | None = None,
     jitter: torch.Generator | None = None,
+    background: Literal["own", "white"] = "own",
 ) -> RenderedImage:
     """The picture the whole generator makes: volume rendering, background and super-resolution, where it has them.
 
     w_plus:            (n, num_ws, w_dim); its last row also steers the colours and the super-resolution.
     planes:            tri-grids to render in place of the ones w_plus synthesises.
     background_w_plus: latents of another background; None takes w_plus.
+    background:        "own" is the generator's, none where it has none; "white" lies behind the raw colours, while
+                       the features stay without any, as in the code of the dual encoders' authors (arXiv 2409.20530).
     """
     config = generator.config
     if planes is None:
         planes = generator.synthesise_planes(w_plus)
     view = render_view(generator, planes, cameras, resolution, jitter=jitter)
     features = view.features
-    if config.background:
-        background = generator.synthesise_background(w_plus if background_w_plus is None else background_w_plus)
-        features = features + (1 - view.mask) * resize(background, features.shape[-1])
+    if config.background and background == "own":
+        behind = generator.synthesise_background(w_plus if background_w_plus is None else background_w_plus)
+        features = features + (1 - view.mask) * resize(behind, features.shape[-1])
     if not config.superresolution:
-        return RenderedImage(image=features, raw=features, view=view)
+        raw = features + (1 - view.mask) * WHITE if background == "white" else features
+        return RenderedImage(image=raw, raw=raw, view=view)
     raw = generator.torgb(features, w_plus[:, -1])
+    if background == "white":
+        raw = torch.lerp(torch.full_like(raw, WHITE), raw, view.mask)
     return RenderedImage(image=generator.superresolution(raw, features, w_plus[:, -1]), raw=raw, view=view)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from inference import checkpoints
 from inference.encoders import EncoderConfig, OccludedEncoder, VisibleEncoder
@@ -45,13 +46,30 @@ ENCODER = EncoderConfig(
 
 
 def write_weights(path: Path) -> Path:
-    """Write the model; its surface is x^2 + z^2 = R(y)^2, R being the head's circle or the neck's straight line."""
-    generator = TriPlaneGenerator(CONFIG)
+    """Write the model: a known generator, and encoders that add nothing to it."""
     visible, occluded = VisibleEncoder(ENCODER, CONFIG, CONFIG.num_ws), OccludedEncoder(ENCODER, CONFIG, CONFIG.num_ws)
+    zero(visible.lift)
+    zero(occluded.lift)
+    checkpoints.save(path, known_generator(CONFIG), visible, occluded, "neck and sphere", {"licence": "CC0-1.0"})
+    return path
+
+
+def zero(network: nn.Module) -> None:
+    """Forget what a network has learned."""
     with torch.no_grad():
-        for network in (generator.backbone, generator.decoder, visible.lift, occluded.lift):
-            for parameter in network.parameters():
-                parameter.zero_()
+        for parameter in network.parameters():
+            parameter.zero_()
+
+
+def known_generator(config: GeneratorConfig) -> TriPlaneGenerator:
+    """Its surface is x^2 + z^2 = R(y)^2, R being the head's circle or the neck's straight line, whatever the latent.
+
+    config: `CONFIG`, or one that differs in what does not touch the tri-grid and its decoder.
+    """
+    generator = TriPlaneGenerator(config)
+    zero(generator.backbone)
+    zero(generator.decoder)
+    with torch.no_grad():
         points = plane_points(CONFIG.planes_resolution, CONFIG.planes_depth, CONFIG.box_side)
         x, y, z = points.unbind(-1)  # each (plane, depth, rows, columns)
         profile = (HEAD_RADIUS**2 - y**2).clamp(min=-1.0)
@@ -66,5 +84,4 @@ def write_weights(path: Path) -> Path:
         layer.weight[0, [0, 2 * CONFIG.plane_channels]] = 1 / DISTANCE_UNIT
         layer.bias[0] = OUTSIDE / DISTANCE_UNIT
         layer.weight[1:, 1 : CONFIG.plane_channels] = torch.eye(3)
-    checkpoints.save(path, generator, visible, occluded, "neck and sphere", {"licence": "CC0-1.0"})
-    return path
+    return generator
