@@ -60,7 +60,7 @@ def add_convert(commands: argparse._SubParsersAction[_Parser]) -> None:
         "any code in it. The weights are not Headcast's and are for non-commercial use only.",
     )
     command.add_argument(
-        "sources", type=Path, nargs="+", metavar="SOURCE", help="easy-khair-180-gpc0.8-trans10-025000.pkl"
+        "sources", type=Path, nargs="+", metavar="SOURCE", help="such as easy-khair-180-gpc0.8-trans10-025000.pkl"
     )
     command.add_argument(
         "-o", "--out", type=Path, metavar="FILE", required=True, help="the .safetensors file, which appears whole"

@@ -20,6 +20,7 @@ from torch import Tensor
 from . import checkpoints, panohead_pickle
 from .errors import BadOption, OutputExists, OutputNotWritable, SourceDamaged, SourceUnsupported
 from .generator import GeneratorConfig, TriPlaneGenerator
+from .job_folder import umask
 from .panohead_pickle import Network, StoredTensor
 from .progress import Progress
 
@@ -195,6 +196,7 @@ def write_whole(out: Path, generator: TriPlaneGenerator, info: Mapping[str, Any]
             # Single precision, as published: the authors' own numbers are met to five digits, and half precision has
             # three. These files are not bundled, so their size matters less.
             digest = checkpoints.save(fresh, generator, None, None, out.stem, info, dtype=torch.float32)
+            os.chmod(fresh, 0o666 & ~umask())  # safetensors makes files for the user alone
             os.replace(fresh, out)
     except OSError as error:
         raise OutputNotWritable(f"The file {out} cannot be written ({error.strerror or error}).") from error
@@ -218,7 +220,7 @@ def read_generator(content: Any, file: str) -> TriPlaneGenerator:
     problems = match.problems()
     if match.outside:
         problems.append(f"{len(match.outside)} unknown: {_some(match.outside)}")
-    if match.prefix or problems:
+    if problems:
         raise SourceUnsupported(f"The tensors of {file} are not PanoHead's. {'; '.join(problems)}.")
     broken = [key for key, value in match.tensors.items() if not torch.isfinite(value).all()]
     if broken:

@@ -144,10 +144,11 @@ def load(path: Path, progress: Progress) -> Any:
     if size > LARGEST_FILE:
         raise SourceDamaged(f"The file {path.name} is larger than any model, {size / 2**30:.1f} GiB.")
     try:
-        file = path.open("rb")
+        with path.open("rb") as file:
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
         raise SourceMissing(f"The file {path} cannot be read ({error.strerror or error}).") from error
-    with file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+    with content:
         stream = cast(IO[bytes], content)  # a map reads like a file
         machine = _Machine(stream, path.name, _Budget(size, path.name), calls=CALLS, instances=INSTANCES)
         return machine.run(lambda position: progress(position / size, "Reading the file"))

@@ -86,6 +86,9 @@ def test_a_published_pickle_becomes_the_same_generator(protocol: int, tmp_path: 
     assert (converted.path, converted.size) == (out, out.stat().st_size)
     assert converted.sha256 == checkpoints.sha256_of(out)
     assert [path.name for path in out.parent.iterdir()] == [out.name]
+    beside = tmp_path / "beside"
+    beside.touch()
+    assert out.stat().st_mode == beside.stat().st_mode
 
 
 def test_the_converted_file_says_whose_it_is_and_forbids_commercial_use(source: Path, tmp_path: Path) -> None:
