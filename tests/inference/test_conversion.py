@@ -134,10 +134,12 @@ def test_reading_leaves_the_interpreter_as_it_was(source: Path, tmp_path: Path) 
 def test_views_of_a_shared_storage_are_read_where_they_lie(tmp_path: Path) -> None:
     numbers = torch.arange(24.0)
     across = numbers.view(4, 6).t()[2:5]
-    content = read(published.dumps({"across": across, "half": torch.ones(2).half(), "one": torch.tensor(3)}), tmp_path)
+    tensors = {"across": across, "half": torch.ones(2).half(), "one": torch.tensor(3), "none": torch.zeros(0, 3)}
+    content = read(published.dumps(tensors), tmp_path)
     assert torch.equal(content["across"].read(), across)
     assert content["half"].read().dtype == torch.float16
     assert content["one"].read().item() == 3
+    assert content["none"].read().shape == (0, 3)
 
 
 def test_plain_values_survive(tmp_path: Path) -> None:
@@ -273,6 +275,14 @@ ATTACKS: dict[str, tuple[bytes, str]] = {
     "a numpy array": (b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n.", "numpy.core.multiarray._reconstruct"),
     "a tuple as a key": (b"\x80\x02})K\x01s.", "a tuple"),
 }
+
+
+def test_the_attacks_would_work_on_pythons_own_unpickler(guarded: Path) -> None:
+    """A control: were anything run, the tests below would notice."""
+    with pytest.raises(Sentinel, match="touch sentinel"):
+        pickle.loads(EVIL)  # noqa: S301
+    with pytest.raises(Sentinel, match="touch sentinel"):
+        pickle.loads(ATTACKS["a call nested in arguments"][0])  # noqa: S301
 
 
 @pytest.mark.parametrize(("attack", "name"), ATTACKS.values(), ids=ATTACKS.keys())
