@@ -1,9 +1,9 @@
 """Weights on disk: one safetensors file holds a generator, its two encoders, and the sizes to rebuild them.
 
 The file's metadata has one entry, `headcast`: JSON with the format's number, the model's name, the sizes of generator
-and encoders, and what its maker says of licence and training. Tensors are stored in half precision under the prefixes
-generator., visible. and occluded., and run in single precision; whole numbers stay what they are. Reading such a file
-runs none of its content.
+and encoders, and what its maker says of licence and training. Tensors lie under the prefixes generator., visible. and
+occluded., in half precision unless the file was converted, and run in single precision; whole numbers stay what they
+are. Reading such a file runs none of its content.
 """
 
 from __future__ import annotations
@@ -114,12 +114,14 @@ def save(
     occluded: Encoder | None,
     name: str,
     info: Mapping[str, Any],
+    dtype: torch.dtype = torch.float16,
 ) -> str:
-    """Write a model in half precision.
+    """Write a model.
 
     visible, occluded: both, or None for a generator without encoders.
     info:              added to the metadata, such as `licence` and `training`; plain values for JSON.
-    Returns: the file's sha256. Raises ValueError where a weight is too large for half precision.
+    dtype:             of the stored tensors; half precision keeps a bundled file small.
+    Returns: the file's sha256. Raises ValueError where a weight is not finite or too large for half precision.
     """
     config: dict[str, Any] = {"format": FORMAT, "name": name, "generator": generator.config.to_dict(), **info}
     networks: dict[str, nn.Module] = {"generator": generator}
@@ -129,10 +131,10 @@ def save(
     tensors = {}
     for part, network in networks.items():
         for key, value in network.state_dict().items():
-            dtype = torch.float16 if value.is_floating_point() else value.dtype
-            stored = value.detach().to("cpu", dtype, copy=True).contiguous()  # a file may not hold one tensor twice
+            kept = dtype if value.is_floating_point() else value.dtype
+            stored = value.detach().to("cpu", kept, copy=True).contiguous()  # a file may not hold one tensor twice
             if not torch.isfinite(stored).all():
-                raise ValueError(f"{part}.{key} does not fit in half precision")
+                raise ValueError(f"{part}.{key} does not fit in {dtype}")
             tensors[f"{part}.{key}"] = stored
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path, metadata={METADATA_KEY: json.dumps(config)})

@@ -1,4 +1,4 @@
-"""Headcast without Blender: `python -m inference reconstruct PHOTO --out DIR`."""
+"""Headcast without Blender: `python -m inference reconstruct PHOTO --out DIR`, and `convert` for published weights."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong with the arguments in the same two lines as every other error."""
 
     def error(self, message: str) -> NoReturn:
-        raise BadOption(f"{message[0].upper()}{message[1:]}.", "Run `python -m inference reconstruct --help`.")
+        raise BadOption(f"{message[0].upper()}{message[1:]}.", f"Run `{self.prog} --help`.")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -47,7 +47,25 @@ def make_parser() -> argparse.ArgumentParser:
     job.add_argument(
         "--refinement", default=defaults.refinement, help="fit to the photo: off, fast or best (default: %(default)s)"
     )
+    add_convert(commands)
     return parser
+
+
+def add_convert(commands: argparse._SubParsersAction[_Parser]) -> None:
+    """The command that makes a model file of published weights."""
+    command = commands.add_parser(
+        "convert",
+        help="make a model file of PanoHead's published weights",
+        description="Make one .safetensors file of PanoHead's published generator. The pickle is read without running "
+        "any code in it. The weights are not Headcast's and are for non-commercial use only.",
+    )
+    command.add_argument(
+        "sources", type=Path, nargs="+", metavar="SOURCE", help="such as easy-khair-180-gpc0.8-trans10-025000.pkl"
+    )
+    command.add_argument(
+        "-o", "--out", type=Path, metavar="FILE", required=True, help="the .safetensors file, which appears whole"
+    )
+    command.add_argument("--force", action="store_true", help="replace FILE if it exists (default: leave it and stop)")
 
 
 class ProgressBar:
@@ -88,7 +106,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bar = ProgressBar(sys.stderr)
     try:
         given = make_parser().parse_args(arguments)
-        reconstruct(given, bar)
+        run = {"reconstruct": reconstruct, "convert": convert}[given.command]
+        run(given, bar)
         return 0
     except (KeyboardInterrupt, Cancelled):
         bar.end()
@@ -117,6 +136,19 @@ def reconstruct(given: argparse.Namespace, bar: ProgressBar) -> None:
     for warning in report["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
     print(given.out / "head.glb")
+
+
+def convert(given: argparse.Namespace, bar: ProgressBar) -> None:
+    """The command of that name; raises what `conversion.convert` raises."""
+    bar(0.0, "Starting the engine")
+    from . import conversion
+
+    converted = conversion.convert(given.sources, given.out, given.force, bar)
+    bar.end()
+    print(converted.path)
+    print(f"size: {converted.size / 1e6:.1f} MB")
+    print(f"sha256: {converted.sha256}")
+    print(f"licence: {converted.licence}")
 
 
 def with_log(failure: HeadcastError) -> UnexpectedFailure:

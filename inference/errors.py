@@ -79,6 +79,26 @@ class WeightsDamaged(HeadcastError):
     remedy = "reinstall"
 
 
+class SourceMissing(HeadcastError):
+    message = "The file to convert does not exist."
+    hint = "Check the path."
+
+
+class SourceRefused(HeadcastError):
+    message = "The file asks for something that no model needs. Nothing of it was run."
+    hint = "Do not open it with other programs; download the model again from its authors' page."
+
+
+class SourceDamaged(HeadcastError):
+    message = "The file to convert is damaged, or no model file."
+    hint = "Download the model again from its authors' page."
+
+
+class SourceUnsupported(HeadcastError):
+    message = "This model differs from the ones Headcast can convert."
+    hint = "Convert PanoHead's published generator, easy-khair-180-gpc0.8-trans10-025000.pkl."
+
+
 class NoSurface(HeadcastError):
     message = "The model made no closed surface for this photo."
     hint = "Try a photo with a plainer background and more even light."
@@ -87,6 +107,11 @@ class NoSurface(HeadcastError):
 class OutputNotWritable(HeadcastError):
     message = "The output folder cannot be written."
     hint = "Choose a folder you may write to, on a disk with free space."
+
+
+class OutputExists(HeadcastError):
+    message = "The output file exists already."
+    hint = "Choose another name, or add --force to replace it."
 
 
 class OutOfMemory(HeadcastError):

@@ -45,7 +45,7 @@ def whole_folder(out_dir: Path) -> Iterator[Path]:
 
 def _publish(fresh: Path, place: Path) -> None:
     """Rename `fresh` to `place`; an earlier folder there steps aside first and steps back if anything fails."""
-    os.chmod(fresh, 0o777 & ~_umask())  # mkdtemp's folders are the user's alone; a result may be shared
+    os.chmod(fresh, 0o777 & ~umask())  # mkdtemp's folders are the user's alone; a result may be shared
     if not place.exists():
         os.rename(fresh, place)
         return
@@ -87,7 +87,8 @@ def _temporary_sibling(place: Path) -> Path:
     return Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".part", dir=place.parent))
 
 
-def _umask() -> int:
+def umask() -> int:
+    """The permissions the user's new files do without."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -55,6 +55,11 @@ def test_a_known_error_exits_two_with_an_error_and_a_hint(simple_model, tmp_path
         ["reconstruct", "a.jpg", "--out", "o", "--device", "tpu"],
         ["reconstruct", "a.jpg", "--out", "o", "--refinement", "slow"],
         ["reconstruct", "a.jpg", "--out", "o", "--colour", "red"],
+        ["convert"],
+        ["convert", "a.pkl"],
+        ["convert", "--out", "o.safetensors"],
+        ["convert", "a.pkl", "--out", "o.pkl"],
+        ["convert", "a.pkl", "b.pkl", "--out", "o.safetensors"],
     ],
     ids=" ".join,
 )

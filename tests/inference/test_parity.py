@@ -7,8 +7,6 @@ name, and must then make the same latents, tri-grids, densities and pictures. Re
 from __future__ import annotations
 
 import json
-import re
-import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +16,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from inference import checkpoints, conversion
 from inference.camera import orbit_camera
 from inference.generator import PANOHEAD, GeneratorConfig, TriPlaneGenerator
+from inference.progress import silent
 from inference.render import RenderedImage, View, inside_rendered_region, rays, render_image, render_view
 from inference.tri_grid import sample_planes_apart
+
+from . import published_pickle
+from .parity_weights import fill
 
 DATA = Path(__file__).parent.parent / "data"
 KEYS_FILE = Path(__file__).parents[3] / "shared" / "panohead" / "KEYS.json"
@@ -38,42 +41,6 @@ CAMERA_TOLERANCE = 1e-5
 STEP_OUTLIERS = 0.01
 
 MASK_STRETCH = 0.001  # the published code widens its mask, and only it, by this on either side
-
-
-def fill(key: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Pseudo-random value of one tensor: normals seeded by its name, scaled so that activations stay moderate."""
-    if key.endswith("resample_filter"):
-        taps = np.array([1, 3, 3, 1])
-        return (np.outer(taps, taps) / 64).astype(np.float32)
-    normals = np.random.Generator(np.random.PCG64(zlib.crc32(key.encode("utf-8")))).standard_normal(shape)
-    offset: Any = 0.0
-    scale: Any = 1.0
-    row = (slice(None),) + (None,) * (len(shape) - 1)  # aligns a per-row factor with the tensor
-    if key.endswith("noise_const"):
-        pass
-    elif key.endswith("noise_strength"):
-        scale = 0.1
-    elif key == "dataset_label_std":
-        offset, scale = 0.5, 0.1
-    elif key in ("t_mapping.w_avg", "t_mapping.fc1.bias"):
-        scale = 0.01
-    elif key == "t_mapping.fc1.weight":
-        scale = 0.02
-    elif key.endswith("w_avg"):
-        scale = 0.3
-    elif re.fullmatch(r"backbone\.mapping\.fc\d+\.weight", key):
-        scale = 100.0
-    elif re.fullmatch(r"backbone\.mapping\.fc\d+\.bias", key):
-        scale = 10.0
-    elif key.endswith("affine.bias"):
-        offset, scale = 1.0, 0.1
-    elif key == "decoder.net.2.weight":
-        scale = np.where(np.arange(shape[0]) == 0, 40.0, 2.0)[row]  # sigma swings wide, colours do not
-    elif key == "decoder.net.2.bias":
-        offset, scale = np.where(np.arange(shape[0]) == 0, -10.0, 0.0), 0.1  # most of space is empty
-    elif key.endswith("bias"):
-        scale = 0.1
-    return np.asarray(offset + scale * normals, dtype=np.float32)
 
 
 def config_of(kwargs: dict[str, Any], **sizes: Any) -> GeneratorConfig:
@@ -103,8 +70,15 @@ def expected() -> dict[str, Tensor]:
         return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
 
 
-@pytest.fixture(scope="module")
-def generator() -> TriPlaneGenerator:
+@pytest.fixture(scope="module", params=["filled", "converted"])
+def generator(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TriPlaneGenerator:
+    """The small generator: filled here, and out of a pickle of the published form."""
+    if request.param == "converted":
+        folder = tmp_path_factory.mktemp("converted")
+        source, out = folder / "published.pkl", folder / "converted.safetensors"
+        source.write_bytes(published_pickle.dumps(published_pickle.published_content()))
+        conversion.convert([source], out, overwrite=False, progress=silent)
+        return checkpoints.load_generator(out)
     kwargs = json.loads((DATA / "parity_tiny.json").read_text())["kwargs"]
     config = config_of(kwargs, superresolution_input=32, superresolution_channels=(16, 8), render_resolution=16)
     generator = TriPlaneGenerator(config).eval().requires_grad_(False)
