@@ -99,11 +99,18 @@ def load_generator(name_or_path: str | Path, device: torch.device | str = "cpu")
     path = find(name_or_path)
     checked_sha256(path)
     config, tensors = read(path)
+    return new_generator(config, tensors, path.name, device)
+
+
+def new_generator(
+    config: Mapping[str, Any], tensors: Mapping[str, Tensor], file: str, device: torch.device | str = "cpu"
+) -> TriPlaneGenerator:
+    """The generator in what `read` gave; `file` is for messages. Raises WeightsDamaged."""
     try:
         generator = TriPlaneGenerator(GeneratorConfig.from_dict(config["generator"]))
         fill(generator, tensors, "generator", device)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise WeightsDamaged(f"The weights file {path.name} does not fit together.") from error
+        raise WeightsDamaged(f"The weights file {file} does not fit together.") from error
     return generator
 
 

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from .errors import WeightsDamaged
+from .errors import SourceUnsupported
 from .generator import GeneratorConfig
 from .ir_se50 import SQUEEZE, STAGE_UNITS
 from .panohead_encoders import (
@@ -31,6 +31,7 @@ FIRST_KEY = "input_layer.0.weight"  # both stages begin with it
 STAGE_MARKS = {"style": "styles.", "residual": "up1."}  # what only that stage has
 FIRST_UNITS = [sum(STAGE_UNITS[:stage]) for stage in range(len(STAGE_UNITS))]  # of the trunk's stages
 HINT = "Choose the encoder files made for this generator."
+LARGEST_WIDTH = 4096  # channels, eight times the published; wider ones overflow before they can be compared
 SHOWN = 12  # lines of a message; a file of something else would fill a screen
 
 
@@ -45,7 +46,7 @@ def encoder_from_tensors(
 
     tensors:    of a checkpoint, under any prefix; those of other networks are left alone.
     latent_avg: the average w, as `average_latents` takes it.
-    Raises WeightsDamaged with a list of what does not fit.
+    Raises SourceUnsupported with a list of what does not fit.
     """
     style, residual = split_stages(tensors)
     config = PanoHeadEncoderConfig(style_config(style), residual_config(residual))
@@ -73,7 +74,7 @@ def empty_encoder(config: PanoHeadEncoderConfig, generator: GeneratorConfig) -> 
 def split_stages(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The tensors of the style encoder and of the residual encoder, without their prefixes.
 
-    Raises WeightsDamaged where either is missing, or where there are several.
+    Raises SourceUnsupported where either is missing, or where there are several.
     """
     # The longest first: a prefix may lie within another, and the empty one lies around all.
     prefixes = sorted((key.removesuffix(FIRST_KEY) for key in tensors if _ends_in_first_key(key)), key=len)[::-1]
@@ -98,7 +99,7 @@ def split_stages(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict
 
 
 def style_config(tensors: Mapping[str, Tensor]) -> StyleEncoderConfig:
-    """Sizes of the style encoder with these tensors. Raises WeightsDamaged with a list of what does not fit."""
+    """Sizes of the style encoder with these tensors. Raises SourceUnsupported with a list of what does not fit."""
     name = "style encoder"
     _require(tensors, _trunk_keys(), name)
     styles = {key.split(".")[1] for key in tensors if key.startswith("styles.")}
@@ -108,7 +109,7 @@ def style_config(tensors: Mapping[str, Tensor]) -> StyleEncoderConfig:
 
 
 def residual_config(tensors: Mapping[str, Tensor]) -> ResidualEncoderConfig:
-    """Sizes of the residual encoder with these tensors. Raises WeightsDamaged with a list of what does not fit."""
+    """Sizes of the residual encoder with these tensors. Raises SourceUnsupported with a list of what does not fit."""
     name = "residual encoder"
     ups = [f"up{step}.conv.double_conv.1.weight" for step in range(1, 5)]
     _require(tensors, [*_trunk_keys(), *ups], name)
@@ -148,7 +149,7 @@ def average_latents(latent_avg: Tensor, styles: int, w_dim: int) -> Tensor:
 
     latent_avg: (w_dim,), (1, w_dim), (styles, w_dim) or (1, styles, w_dim).
     Returns:    (styles, w_dim) float32.
-    Raises WeightsDamaged for another shape or for values that are not finite.
+    Raises SourceUnsupported for another shape or for values that are not finite.
     """
     shape = tuple(latent_avg.shape)
     if shape not in {(w_dim,), (1, w_dim), (styles, w_dim), (1, styles, w_dim)}:
@@ -176,12 +177,12 @@ def _trunk_widths(tensors: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
 
 
 def _require(tensors: Mapping[str, Tensor], keys: Sequence[str], name: str) -> None:
-    """Raise WeightsDamaged unless these weights of convolutions, which tell the sizes, are there."""
+    """Raise SourceUnsupported unless these weights of convolutions, which tell the sizes, are there."""
     problems = [f"{key} is missing" for key in keys if key not in tensors]
     problems += [
         f"{key} has the shape {list(tensors[key].shape)}, not that of a convolution"
         for key in keys
-        if key in tensors and tensors[key].ndim != 4
+        if key in tensors and (tensors[key].ndim != 4 or not all(1 <= n <= LARGEST_WIDTH for n in tensors[key].shape))
     ]
     if problems:
         raise _refused(f"The {name} does not fit", problems)
@@ -194,7 +195,7 @@ def _shaped(build: Callable[[], nn.Module]) -> dict[str, Tensor]:
 
 
 def _compare(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], name: str) -> None:
-    """Raise WeightsDamaged with every name, shape and kind in which `tensors` differ from those expected."""
+    """Raise SourceUnsupported with every name, shape and kind in which `tensors` differ from those expected."""
     problems = [f"{key} is missing" for key in expected if key not in tensors]
     problems += [f"{key} is not known" for key in tensors if key not in expected]
     for key, value in tensors.items():
@@ -208,6 +209,6 @@ def _compare(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], name
         raise _refused(f"The {name} does not fit", problems)
 
 
-def _refused(what: str, problems: list[str]) -> WeightsDamaged:
+def _refused(what: str, problems: list[str]) -> SourceUnsupported:
     more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
-    return WeightsDamaged(f"{what}: {'; '.join([*problems[:SHOWN], *more])}.", HINT)
+    return SourceUnsupported(f"{what}: {'; '.join([*problems[:SHOWN], *more])}.", HINT)

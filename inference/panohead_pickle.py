@@ -221,7 +221,7 @@ class _Machine:
     def refuse(self, what: str) -> SourceRefused:
         """The error for something no PanoHead file holds."""
         return SourceRefused(
-            f"The file {self.file} asks for {_short(what)}, which no model needs. Nothing of it was run."
+            f"The file {self.file} asks for {short(what)}, which no model needs. Nothing of it was run."
         )
 
     def _step(self, opcode: str, argument: Any) -> None:
@@ -370,7 +370,7 @@ class _Machine:
         self._stack.append(self._persistent(self, (key,)))
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
     """A file's own words, fit for one line of a message."""
     line = "".join(letter if letter.isprintable() else "?" for letter in text[: LONGEST_NAME + 1])
     return line if len(line) <= LONGEST_NAME else line[:LONGEST_NAME] + "…"
@@ -387,11 +387,11 @@ def in_words(value: Any) -> str:
     """
     match value:
         case Name(dotted):
-            return _short(dotted)
+            return short(dotted)
         case Network(class_name):
-            return f"the network {_short(class_name)}"
+            return f"the network {short(class_name)}"
         case str():
-            return repr(_short(value))
+            return repr(short(value))
         case int() if not _is_small(value):
             return "a huge number"  # Python refuses to write out the longest
         case int() | float() | None:
@@ -483,13 +483,13 @@ def _tensor(machine: _Machine, arguments: tuple[Any, ...]) -> StoredTensor:
     numel = tensor.numel
     size_words = "x".join(map(in_words, shape)) or "1"
     if numel > LARGEST_TENSOR:
-        raise SourceDamaged(f"The file {machine.file} holds a tensor larger than any model's: {_short(size_words)}.")
+        raise SourceDamaged(f"The file {machine.file} holds a tensor larger than any model's: {short(size_words)}.")
     if numel:
         last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
         if last >= storage.numbers or numel > storage.numbers:
             raise SourceDamaged(
                 f"The file {machine.file} holds a tensor larger than its storage: "
-                f"{_short(size_words)} in {storage.numbers}."
+                f"{short(size_words)} in {storage.numbers}."
             )
     return tensor
 
@@ -588,7 +588,7 @@ def state_dict(network: Network, file: str) -> dict[str, Tensor]:
                 continue
             if not isinstance(value, StoredTensor):
                 raise SourceDamaged(
-                    f"The file {file} holds {in_words(value)} in place of the tensor {_short(f'{prefix}{key}')}."
+                    f"The file {file} holds {in_words(value)} in place of the tensor {short(f'{prefix}{key}')}."
                 )
             found[f"{prefix}{key}"] = value
         for key, child in here.group("_modules").items():

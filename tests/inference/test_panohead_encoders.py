@@ -28,7 +28,7 @@ from inference.encoder_weights import (
     style_config,
 )
 from inference.encoders import PortraitInput, compose_on_grey
-from inference.errors import WeightsDamaged
+from inference.errors import SourceUnsupported, WeightsDamaged
 from inference.generator import PANOHEAD, GeneratorConfig, TriPlaneGenerator
 from inference.messages import Options
 from inference.panohead_encoders import (
@@ -217,9 +217,9 @@ def test_every_published_list_of_keys_is_told_apart() -> None:
 
 def test_wrong_files_are_refused_with_a_list() -> None:
     good = checkpoint()
-    with pytest.raises(WeightsDamaged, match=r"no style encoder.*; no residual encoder"):
+    with pytest.raises(SourceUnsupported, match=r"no style encoder.*; no residual encoder"):
         split_stages({"decoder.weight": torch.zeros(3)})
-    with pytest.raises(WeightsDamaged, match=r"several residual encoders: 'ema\.triplanenet_encoder\.'"):
+    with pytest.raises(SourceUnsupported, match=r"several residual encoders: 'ema\.triplanenet_encoder\.'"):
         split_stages({**good, **{f"ema.{key}": value for key, value in good.items() if key.startswith("tri")}})
 
     style, residual = split_stages(good)
@@ -227,7 +227,7 @@ def test_wrong_files_are_refused_with_a_list() -> None:
     changed["body.1.res_layer.1.weight"] = torch.zeros(16, 8, 3, 3)
     changed["body.2.res_layer.0.num_batches_tracked"] = torch.tensor(1.0)
     changed["extra.weight"] = torch.zeros(1)
-    with pytest.raises(WeightsDamaged) as refusal:
+    with pytest.raises(SourceUnsupported) as refusal:
         style_config(changed)
     for told in (
         "latlayer1.bias is missing",
@@ -237,27 +237,30 @@ def test_wrong_files_are_refused_with_a_list() -> None:
     ):
         assert told in refusal.value.message
 
-    with pytest.raises(WeightsDamaged, match="trunk is 8 channels wide"):
+    with pytest.raises(SourceUnsupported, match="trunk is 8 channels wide"):
         style_config({**style, "body.0.res_layer.1.weight": torch.zeros(8, 16, 3, 3)})
-    with pytest.raises(WeightsDamaged, match=r"and \d+ more") as refusal:
+    with pytest.raises(SourceUnsupported, match=r"and \d+ more") as refusal:
         style_config({key: value for key, value in style.items() if ".res_layer.2." not in key})
     assert refusal.value.message.count("is missing") == 12
-    with pytest.raises(WeightsDamaged, match=r"final_head_two\.0\.weight is missing"):
+    with pytest.raises(SourceUnsupported, match=r"final_head_two\.0\.weight is missing"):
         residual_config({key: value for key, value in residual.items() if not key.startswith("final_head")})
-    with pytest.raises(WeightsDamaged, match=r"reads 7 channels, known are \[6, 9\]"):
+    with pytest.raises(SourceUnsupported, match=r"reads 7 channels, known are \[6, 9\]"):
         residual_config({**residual, "input_layer.0.weight": torch.zeros(16, 7, 3, 3)})
-    with pytest.raises(WeightsDamaged, match="up2 reads 50 channels from up1, neither all 64 nor a quarter"):
+    with pytest.raises(SourceUnsupported, match="up2 reads 50 channels from up1, neither all 64 nor a quarter"):
         residual_config({**residual, "up2.conv.double_conv.1.weight": torch.zeros(48, 98, 3, 3)})
-    with pytest.raises(WeightsDamaged, match="not that of a convolution"):
+    with pytest.raises(SourceUnsupported, match="not that of a convolution"):
         residual_config({**residual, "up3.conv.double_conv.1.weight": torch.zeros(3)})
+    for shape in ([2**40, 0, 3, 3], [5000, 1, 1, 1]):
+        with pytest.raises(SourceUnsupported, match="not that of a convolution"):
+            residual_config({**residual, "up3.conv.double_conv.1.weight": torch.zeros(shape)})
 
 
 def test_encoders_of_another_generator_are_refused_with_every_reason() -> None:
-    with pytest.raises(WeightsDamaged) as refusal:
+    with pytest.raises(SourceUnsupported) as refusal:
         encoder_from_tensors(checkpoint(), torch.zeros(64), PANOHEAD)
     assert "latents have 64 numbers, the generator's 512" in refusal.value.message
     assert "makes planes of 36 channels, the generator has 288" in refusal.value.message
-    with pytest.raises(WeightsDamaged, match="makes 14 latents, the generator takes 10"):
+    with pytest.raises(SourceUnsupported, match="makes 14 latents, the generator takes 10"):
         encoder_from_tensors(checkpoint(), torch.zeros(64), GENERATOR)
     for changes, told in (({"planes_resolution": 512}, "512 px"), ({"superresolution": False}, "no pictures")):
         with pytest.raises(ValueError, match=told):
@@ -271,9 +274,9 @@ def test_the_average_latent_comes_in_four_shapes() -> None:
     for given in (each, each[None]):
         assert torch.equal(average_latents(given, 14, 8), each)
     for wrong in (torch.zeros(9), torch.zeros(2, 8), torch.zeros(2, 14, 8), torch.tensor(0.0)):
-        with pytest.raises(WeightsDamaged, match="shape"):
+        with pytest.raises(SourceUnsupported, match="shape"):
             average_latents(wrong, 14, 8)
-    with pytest.raises(WeightsDamaged, match="finite"):
+    with pytest.raises(SourceUnsupported, match="finite"):
         average_latents(torch.full((8,), torch.nan), 14, 8)
 
 
