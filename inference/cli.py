@@ -56,11 +56,17 @@ def add_convert(commands: argparse._SubParsersAction[_Parser]) -> None:
     command = commands.add_parser(
         "convert",
         help="make a model file of PanoHead's published weights",
-        description="Make one .safetensors file of PanoHead's published generator. The pickle is read without running "
-        "any code in it. The weights are not Headcast's and are for non-commercial use only.",
+        description="Make one .safetensors file of PanoHead's published generator and, if they are given too, of the "
+        "dual encoders published for it, which reconstruct needs. The files are read without running any code in them. "
+        "The weights are not Headcast's and are for non-commercial use only.",
     )
     command.add_argument(
-        "sources", type=Path, nargs="+", metavar="SOURCE", help="such as easy-khair-180-gpc0.8-trans10-025000.pkl"
+        "sources",
+        type=Path,
+        nargs="+",
+        metavar="SOURCE",
+        help="easy-khair-180-gpc0.8-trans10-025000.pkl, or the FILE made of it before, alone or in any order with "
+        "visible_net.pt, occluded_net.pt and latent_avg.npy",
     )
     command.add_argument(
         "-o", "--out", type=Path, metavar="FILE", required=True, help="the .safetensors file, which appears whole"

@@ -1,14 +1,14 @@
-"""Published weights become a model file of Headcast: PanoHead's pickle to safetensors with its sizes and its licence.
+"""Published weights become a model file of Headcast: PanoHead's generator, and encoders if given, with their licences.
 
 PanoHead: An et al., CVPR 2023, arXiv 2303.13071. Its settings are translated to ours one by one; one that is unknown,
-or has a value the generator here does not compute, ends the conversion, because the heads would silently differ.
+or has a value the generator here does not compute, ends the conversion, because the heads would silently differ. The
+encoders (Bilecen et al., NeurIPS 2024, arXiv 2409.20530) have no settings: all is told by names and shapes.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +17,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import checkpoints, panohead_pickle
-from .errors import BadOption, OutputExists, OutputNotWritable, SourceDamaged, SourceUnsupported
+from . import checkpoints, encoder_files, panohead_pickle
+from .encoder_weights import encoder_from_tensors
+from .errors import (
+    BadOption,
+    OutputExists,
+    OutputNotWritable,
+    SourceDamaged,
+    SourceMissing,
+    SourceUnsupported,
+    WeightsDamaged,
+)
 from .generator import GeneratorConfig, TriPlaneGenerator
 from .job_folder import umask
+from .panohead_encoders import PanoHeadEncoder
 from .panohead_pickle import Network, StoredTensor
 from .progress import Progress
 
@@ -30,7 +40,17 @@ LICENCE = (
     "Non-commercial use only, also of the heads made with them; name the authors: An et al., PanoHead, CVPR 2023, "
     "https://github.com/SizheAn/PanoHead."
 )
-ENCODER_SUFFIXES = {".pt", ".pth", ".npy"}  # visible_net.pt, occluded_net.pt, latent_avg.npy of arXiv 2409.20530
+ENCODERS_LICENCE = (
+    "The encoders' weights are not Headcast's either: name Bilecen et al., Dual Encoder GAN Inversion for "
+    "High-Fidelity 3D Head Reconstruction from Single Images, NeurIPS 2024, https://arxiv.org/abs/2409.20530, and, "
+    "whose encoders theirs are made of, pSp (Richardson et al., CVPR 2021) and TriPlaneNet (Bhattarai et al., WACV "
+    "2024). Their weights come without a licence known to Headcast; take them as for non-commercial use only."
+)
+GENERATOR, LATENT = "generator", "average latent"
+ENCODER_NAMES = {"visible encoder": "visible_net.pt", "occluded encoder": "occluded_net.pt"}  # as in arXiv 2409.20530
+CHECKPOINT_SUFFIXES = {".pt", ".pth"}
+LATENT_SUFFIX = ".npy"
+ENCODERS_HINT = "Give visible_net.pt, occluded_net.pt and latent_avg.npy with the generator."
 SHOWN_KEYS = 6  # of each list in a message
 
 # Rows are (x, y, z): which axes a plane spans, and which runs through its slices. See tri_grid.
@@ -87,73 +107,36 @@ class Converted:
 
 
 @dataclass(frozen=True)
-class KeyMatch:
-    """Tensors of a file under the names a network gives them, and all that does not fit.
+class EncoderSources:
+    """The files of both encoders; the average latent may also lie inside each."""
 
-    tensors:     those that fit, by the network's key.
-    prefix:      what the file puts before the network's keys.
-    rivals:      other prefixes under which just as many fit: two copies of the network, and no telling which is meant.
-    missing:     keys of the network the file lacks.
-    wrong_shape: key: (shape in the file, shape wanted).
-    unexpected:  keys of the file under the prefix that the network does not know.
-    outside:     keys of the file that lack the prefix; they belong to other networks.
-    """
+    visible: Path
+    occluded: Path
+    latent_avg: Path | None
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Which of the given files is what."""
+
+    generator: Path
+    encoders: EncoderSources | None
+
+
+@dataclass(frozen=True)
+class EncoderTensors:
+    """What was read of one encoder: its file's tensors by name, its average latent, and the files, for messages."""
 
     tensors: dict[str, Tensor]
-    prefix: str
-    rivals: list[str]
-    missing: list[str]
-    wrong_shape: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
-    unexpected: list[str]
-    outside: list[str]
-
-    def problems(self) -> list[str]:
-        """What keeps the network from being filled, a line each; empty when all fits."""
-        shapes = [f"{key} is {_by(found)}, not {_by(wanted)}" for key, (found, wanted) in self.wrong_shape.items()]
-        lists = {
-            "missing": self.missing,
-            "of another shape": shapes,
-            "unknown": self.unexpected,
-            "equally good prefixes": [repr(prefix) for prefix in [self.prefix, *self.rivals]] if self.rivals else [],
-        }
-        return [f"{len(keys)} {what}: {_some(keys)}" for what, keys in lists.items() if keys]
-
-
-def match_keys(tensors: Mapping[str, Tensor], wanted: Mapping[str, Sequence[int]]) -> KeyMatch:
-    """Find a network's tensors in a file whose keys may carry a prefix, such as `module.` or `psp_encoder.`.
-
-    wanted: shape of each tensor by the network's own key.
-
-    The prefix is the one under which the most keys have the right shape; where several do, the shortest.
-    """
-    votes: Counter[str] = Counter()
-    for key, tensor in tensors.items():
-        parts = key.split(".")
-        for skipped in range(len(parts)):
-            shape = wanted.get(".".join(parts[skipped:]))
-            if shape is not None and tuple(shape) == tuple(tensor.shape):
-                votes["".join(f"{part}." for part in parts[:skipped])] += 1
-    ranked = sorted(votes, key=lambda prefix: (-votes[prefix], len(prefix), prefix)) or [""]
-    prefix = ranked[0]
-    rivals = [other for other in ranked[1:] if votes[other] == votes[prefix]]
-    inside = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-    shapes = {key: (tuple(inside[key].shape), tuple(shape)) for key, shape in wanted.items() if key in inside}
-    wrong = {key: pair for key, pair in shapes.items() if pair[0] != pair[1]}
-    return KeyMatch(
-        tensors={key: inside[key] for key in shapes if key not in wrong},
-        prefix=prefix,
-        rivals=rivals,
-        missing=[key for key in wanted if key not in inside],
-        wrong_shape=wrong,
-        unexpected=[key for key in inside if key not in wanted],
-        outside=[key for key in tensors if not key.startswith(prefix)],
-    )
+    latent_avg: Tensor
+    files: str
 
 
 def convert(sources: Sequence[Path], out: Path, overwrite: bool, progress: Progress) -> Converted:
     """Write the model in `sources` as `out`, which appears whole or not at all.
 
-    sources: so far one file, PanoHead's pickle.
+    sources: in any order, the generator, which is PanoHead's pickle or what an earlier conversion made of it; and
+             unless the generator is converted alone, visible_net.pt, occluded_net.pt and latent_avg.npy.
 
     Raises BadOption, OutputExists, OutputNotWritable, SourceMissing, SourceRefused, SourceDamaged, SourceUnsupported.
     """
@@ -163,39 +146,154 @@ def convert(sources: Sequence[Path], out: Path, overwrite: bool, progress: Progr
         raise OutputExists(f"The file {out} exists already.")
     if out.is_dir():
         raise OutputNotWritable(f"The file {out} cannot be written: it is a folder.")
-    for source in sources:
-        if source.suffix.lower() in ENCODER_SUFFIXES:
-            raise SourceUnsupported(
-                f"This version of Headcast cannot convert encoders yet ({source.name}).",
-                "Give PanoHead's generator alone, a .pkl file.",
-            )
-    if len(sources) != 1:
-        raise BadOption(f"{len(sources)} files were given, and one generator makes one model.", "Give one .pkl file.")
-    (source,) = sources
-    content = panohead_pickle.load(source, lambda fraction, label: progress(0.7 * fraction, label))
-    progress(0.7, "Checking the weights")
-    generator = read_generator(content, source.name)
-    del content  # the training's other networks, two thirds of the file
-    info = {
-        "licence": LICENCE,
-        "commercial_use": False,
-        "source": {"file": source.name, "sha256": checkpoints.sha256_of(source)},
-    }
+    given = sort_sources(sources)
+    stored = None
+    if given.encoders is not None:
+        progress(0.0, "Reading the encoders")  # before the generator: their tensors stay on the disk for now
+        stored = read_encoders(given.encoders)
+    generator, info = read_model(given.generator, lambda fraction, label: progress(0.6 * fraction, label))
+    visible = occluded = None
+    if given.encoders is not None and stored is not None:
+        progress(0.6, "Checking the encoders")
+        visible = build_encoder(stored[0], generator.config)
+        progress(0.7, "Checking the encoders")
+        occluded = build_encoder(stored[1], generator.config)
+        del stored  # closes the files
+        info = with_encoders(info, given.encoders)
     progress(0.8, "Writing the file")
-    digest = write_whole(out, generator, info)
+    digest = write_whole(out, generator, visible, occluded, info)
     progress(1.0, "Writing the file")
-    return Converted(out, out.stat().st_size, digest, LICENCE)
+    return Converted(out, out.stat().st_size, digest, info["licence"])
 
 
-def write_whole(out: Path, generator: TriPlaneGenerator, info: Mapping[str, Any]) -> str:
-    """Save the generator beside its place and rename it there; returns the sha256. Raises OutputNotWritable."""
+def sort_sources(sources: Sequence[Path]) -> Sources:
+    """Tell the files apart by their names. Raises BadOption where that cannot be done, or where one is missing."""
+    found: dict[str, Path] = {}
+    for source in sources:
+        role = role_of(source)
+        if role in found:
+            raise BadOption(
+                f"{found[role].name} and {source.name} are 2 files for one {role}.",
+                "Give one generator and, for its encoders, visible_net.pt, occluded_net.pt and latent_avg.npy.",
+            )
+        found[role] = source
+    if GENERATOR not in found:
+        raise BadOption(
+            "The generator is missing.", f"Give PanoHead's .pkl file too, or the {checkpoints.SUFFIX} file made of it."
+        )
+    if len(found) == 1:
+        if found[GENERATOR].suffix.lower() == checkpoints.SUFFIX:
+            raise BadOption(f"The file {found[GENERATOR].name} is converted already.", ENCODERS_HINT)
+        return Sources(found[GENERATOR], None)
+    missing = [name for role, name in ENCODER_NAMES.items() if role not in found]
+    if missing:
+        raise BadOption(f"Encoders come together, and there is no {' and no '.join(missing)}.", ENCODERS_HINT)
+    encoders = EncoderSources(found["visible encoder"], found["occluded encoder"], found.get(LATENT))
+    return Sources(found[GENERATOR], encoders)
+
+
+def role_of(source: Path) -> str:
+    """What a file is, by its name. Raises BadOption where a checkpoint's name does not tell which encoder it is."""
+    suffix = source.suffix.lower()
+    if suffix == LATENT_SUFFIX:
+        return LATENT
+    if suffix not in CHECKPOINT_SUFFIXES:
+        return GENERATOR
+    roles = [role for role in ENCODER_NAMES if role.split()[0] in source.name.lower()]
+    if len(roles) != 1:
+        raise BadOption(
+            f"The name {source.name} does not tell whether it is the visible or the occluded encoder.",
+            "Rename the files to visible_net.pt and occluded_net.pt, as their authors call them.",
+        )
+    return roles[0]
+
+
+def read_encoders(sources: EncoderSources) -> tuple[EncoderTensors, EncoderTensors]:
+    """The visible and the occluded encoder's tensors. Raises as `convert`."""
+    outer = None if sources.latent_avg is None else encoder_files.read_latent(sources.latent_avg)
+    read = []
+    for path in (sources.visible, sources.occluded):
+        tensors = encoder_files.read_tensors(path)
+        # The file beside the encoders is what their authors tell to use; inside, a training may have left another.
+        latent = encoder_files.inner_latent(tensors, path.name) if outer is None else outer
+        if latent is None:
+            raise BadOption(f"There is no latent_avg.npy, and {path.name} holds no average latent.", ENCODERS_HINT)
+        files = path.name if sources.latent_avg is None else f"{path.name} and {sources.latent_avg.name}"
+        read.append(EncoderTensors(tensors, latent, files))
+    return read[0], read[1]
+
+
+def build_encoder(stored: EncoderTensors, generator: GeneratorConfig) -> PanoHeadEncoder:
+    """An encoder of what its files hold. Raises SourceUnsupported, and SourceDamaged where weights are not finite."""
+    try:
+        encoder = encoder_from_tensors(stored.tensors, stored.latent_avg, generator)
+    except SourceUnsupported as error:
+        raise SourceUnsupported(f"{stored.files}: {error.message}", error.hint) from error
+    require_finite(encoder.state_dict(), stored.files)
+    return encoder
+
+
+def with_encoders(info: Mapping[str, Any], sources: EncoderSources) -> dict[str, Any]:
+    """What a generator's file says of itself, and where its encoders are from."""
+    files = {name: path for name, path in vars(sources).items() if path is not None}
+    return {
+        **info,
+        "licence": f"{info['licence']} {ENCODERS_LICENCE}",
+        "commercial_use": False,
+        "encoder_sources": {name: described(path) for name, path in files.items()},
+    }
+
+
+def described(source: Path) -> dict[str, str]:
+    """A source as a converted file names it."""
+    return {"file": source.name, "sha256": checkpoints.sha256_of(source)}
+
+
+def read_model(source: Path, progress: Progress) -> tuple[TriPlaneGenerator, dict[str, Any]]:
+    """The generator in a pickle or in a converted file, and what the new file says of it. Raises as `convert`."""
+    if source.suffix.lower() == checkpoints.SUFFIX:
+        progress(0.0, "Reading the file")
+        return read_converted(source)
+    content = panohead_pickle.load(source, progress)
+    progress(1.0, "Checking the weights")
+    generator = read_generator(content, source.name)
+    return generator, {"licence": LICENCE, "commercial_use": False, "source": described(source)}
+
+
+def read_converted(source: Path) -> tuple[TriPlaneGenerator, dict[str, Any]]:
+    """The generator in a file of an earlier conversion, and what that says of it.
+
+    Raises SourceMissing, SourceDamaged, and SourceUnsupported where encoders are in it, or no licence.
+    """
+    if not source.is_file():
+        raise SourceMissing(f"There is no file {source}.")
+    try:
+        config, tensors = checkpoints.read(source)
+        if "encoders" in config:
+            raise SourceUnsupported(f"The file {source.name} holds encoders already.", "Give one without encoders.")
+        generator = checkpoints.new_generator(config, tensors, source.name)
+    except WeightsDamaged as error:
+        raise SourceDamaged(error.message, "Convert the generator again.") from error
+    if not isinstance(config.get("licence"), str):
+        raise SourceUnsupported(f"The file {source.name} does not say under which licence it is.", ENCODERS_HINT)
+    return generator, {key: value for key, value in config.items() if key not in ("format", "name", "generator")}
+
+
+def write_whole(
+    out: Path,
+    generator: TriPlaneGenerator,
+    visible: PanoHeadEncoder | None,
+    occluded: PanoHeadEncoder | None,
+    info: Mapping[str, Any],
+) -> str:
+    """Save the model beside its place and rename it there; returns the sha256. Raises OutputNotWritable."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.stem}.", suffix=".part", dir=out.parent) as folder:
             fresh = Path(folder) / out.name
             # Single precision, as published: the authors' own numbers are met to five digits, and half precision has
             # three. These files are not bundled, so their size matters less.
-            digest = checkpoints.save(fresh, generator, None, None, out.stem, info, dtype=torch.float32)
+            digest = checkpoints.save(fresh, generator, visible, occluded, out.stem, info, dtype=torch.float32)
             os.chmod(fresh, 0o666 & ~umask())  # safetensors makes files for the user alone
             os.replace(fresh, out)
     except OSError as error:
@@ -216,17 +314,33 @@ def read_generator(content: Any, file: str) -> TriPlaneGenerator:
     config = read_config(network, tensors, file)
     with torch.device("meta"):  # shapes without memory: the file's are compared before anything is allocated
         generator = TriPlaneGenerator(config)
-    match = match_keys(tensors, {key: value.shape for key, value in generator.state_dict().items()})
-    problems = match.problems()
-    if match.outside:
-        problems.append(f"{len(match.outside)} unknown: {_some(match.outside)}")
+    problems = differences(tensors, generator.state_dict())
     if problems:
         raise SourceUnsupported(f"The tensors of {file} are not PanoHead's. {'; '.join(problems)}.")
-    broken = [key for key, value in match.tensors.items() if not torch.isfinite(value).all()]
-    if broken:
-        raise SourceDamaged(f"The file {file} holds weights that are NaN or infinite: {_some(broken)}.")
-    generator.load_state_dict(match.tensors, strict=True, assign=True)
+    require_finite(tensors, file)
+    generator.load_state_dict(tensors, strict=True, assign=True)
     return generator.eval().requires_grad_(False)
+
+
+def differences(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
+    """What keeps a network with the state `wanted` from taking `tensors`, a line for each kind; empty when all fits."""
+    lists = {
+        "missing": [key for key in wanted if key not in tensors],
+        "of another shape": [
+            f"{key} is {_by(tensors[key].shape)}, not {_by(value.shape)}"
+            for key, value in wanted.items()
+            if key in tensors and tensors[key].shape != value.shape
+        ],
+        "unknown": [key for key in tensors if key not in wanted],
+    }
+    return [f"{len(keys)} {what}: {_some(keys)}" for what, keys in lists.items() if keys]
+
+
+def require_finite(tensors: Mapping[str, Tensor], files: str) -> None:
+    """Raises SourceDamaged, naming the tensors, where a number is NaN or infinite."""
+    broken = [key for key, value in tensors.items() if not torch.isfinite(value).all()]
+    if broken:
+        raise SourceDamaged(f"Weights in {files} are NaN or infinite: {_some(broken)}.")
 
 
 def read_config(network: Network, tensors: Mapping[str, Tensor], file: str) -> GeneratorConfig:

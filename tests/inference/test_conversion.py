@@ -12,8 +12,10 @@ import struct
 import subprocess
 import sys
 import time
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from inference import checkpoints, cli, conversion, panohead_pickle
-from inference.conversion import KeyMatch, match_keys
+from inference import checkpoints, cli, conversion, encoder_files, panohead_pickle
+from inference.encoder_weights import encoder_from_tensors
 from inference.errors import (
     BadOption,
     HeadcastError,
@@ -33,6 +35,13 @@ from inference.errors import (
     SourceMissing,
     SourceRefused,
     SourceUnsupported,
+)
+from inference.panohead_encoders import (
+    GradualStyleEncoder,
+    PanoHeadEncoder,
+    ResidualEncoderConfig,
+    StyleEncoderConfig,
+    TriGridResidualEncoder,
 )
 from inference.progress import Cancelled, silent
 
@@ -584,60 +593,346 @@ def test_a_harmless_pickle_of_something_else_is_called_so(content: Any, tmp_path
         conversion.read_generator(read(pickle.dumps(content), tmp_path), "model.pkl")
 
 
-# Keys and prefixes
-
-WANTED = {"conv.weight": (4, 3), "conv.bias": (4,), "scale": ()}
+# Encoders
 
 
-def tensors_with(prefix: str, **changes: Tensor) -> dict[str, Tensor]:
-    return {f"{prefix}{key}": torch.zeros(shape) for key, shape in WANTED.items()} | changes
+ENCODER_FILE_NAMES = ("visible_net.pt", "occluded_net.pt", "latent_avg.npy")
+TINY_WIDTHS = (16, 32, 48, 64)
 
 
-@pytest.mark.parametrize("prefix", ["", "module.", "model.psp_encoder."])
-def test_a_prefix_is_found_by_keys_and_shapes(prefix: str) -> None:
-    match = match_keys(tensors_with(prefix), WANTED)
-    assert match.prefix == prefix and match.problems() == []
-    assert {key: tuple(value.shape) for key, value in match.tensors.items()} == WANTED
-    assert match.outside == []
+@dataclass(frozen=True)
+class EncoderFiles:
+    """The three files beside a generator, and the tensors that went into them."""
+
+    visible: Path
+    occluded: Path
+    latent_avg: Path
+    states: dict[str, dict[str, Tensor]]
+    average: Tensor
+
+    @property
+    def paths(self) -> list[Path]:
+        return [self.visible, self.occluded, self.latent_avg]
 
 
-def test_networks_beside_the_one_wanted_are_left_alone() -> None:
-    other = {f"decoder.{key}": torch.zeros(7, *shape) for key, shape in WANTED.items()}
-    match = match_keys(other | tensors_with("encoder."), WANTED)
-    assert match.prefix == "encoder." and match.problems() == []
-    assert match.outside == list(other)
+def encoder_state(seed: int) -> dict[str, Tensor]:
+    """Both stages, small, for the generator of the published pickle, as a training names them."""
+    torch.manual_seed(seed)
+    config = published.tiny_config()
+    channels = 3 * config.plane_channels * config.planes_depth
+    stages = {
+        "psp_encoder": GradualStyleEncoder(StyleEncoderConfig(TINY_WIDTHS, config.num_ws)),
+        "triplanenet_encoder": TriGridResidualEncoder(
+            ResidualEncoderConfig(2, TINY_WIDTHS, "nearest", (64, 48, 32, 16), head_channels=8, plane_channels=channels)
+        ),
+    }
+    return {f"{stage}.{key}": value for stage, network in stages.items() for key, value in network.state_dict().items()}
 
 
-def test_everything_that_does_not_match_is_listed() -> None:
-    tensors = tensors_with("net.")
-    tensors["net.conv.weight"] = torch.zeros(4, 6)
-    tensors["net.extra"] = torch.zeros(1)
-    del tensors["net.scale"]
-    match = match_keys(tensors, WANTED)
-    assert match == KeyMatch(
-        tensors={"conv.bias": tensors["net.conv.bias"]},
-        prefix="net.",
-        rivals=[],
-        missing=["scale"],
-        wrong_shape={"conv.weight": ((4, 6), (4, 3))},
-        unexpected=["net.extra".removeprefix("net.")],
-        outside=[],
-    )
-    assert match.problems() == [
-        "1 missing: scale", "1 of another shape: conv.weight is 4x6, not 4x3", "1 unknown: extra"
+@pytest.fixture(scope="module")
+def states() -> dict[str, dict[str, Tensor]]:
+    return {"visible": encoder_state(1), "occluded": encoder_state(2)}
+
+
+@pytest.fixture
+def encoders(states: dict[str, dict[str, Tensor]], tmp_path: Path) -> EncoderFiles:
+    config = published.tiny_config()
+    average = torch.randn(config.num_ws, config.w_dim, generator=torch.Generator().manual_seed(3))
+    files = EncoderFiles(*(tmp_path / name for name in ENCODER_FILE_NAMES), states, average)
+    torch.save(states["visible"], files.visible)
+    torch.save(states["occluded"], files.occluded)
+    np.save(files.latent_avg, average.numpy())
+    return files
+
+
+def assert_joined(out: Path, states: dict[str, dict[str, Tensor]], average: Tensor) -> checkpoints.HeadModel:
+    """The file's encoders give exactly what those made of the tensors themselves give."""
+    model = checkpoints.load(out)
+    torch.manual_seed(4)
+    pictures = torch.rand(1, 9, 64, 64) * 2 - 1
+    planes = torch.randn(1, 3 * 32 * model.generator.config.planes_depth, 64, 64)
+    for name, encoder in (("visible", model.visible), ("occluded", model.occluded)):
+        direct = encoder_from_tensors(states[name], average, published.tiny_config())
+        assert isinstance(encoder, PanoHeadEncoder) and encoder.config == direct.config
+        assert torch.equal(encoder.latent_avg, direct.latent_avg)
+        assert torch.equal(encoder.psp_encoder(pictures[:, :3]), direct.psp_encoder(pictures[:, :3]))
+        assert torch.equal(encoder.triplanenet_encoder(pictures, planes), direct.triplanenet_encoder(pictures, planes))
+    return model
+
+
+def test_generator_and_encoders_join_in_any_order(source: Path, encoders: EncoderFiles, tmp_path: Path) -> None:
+    outs = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
+    for out, given in zip(outs, ([source, *encoders.paths], [*encoders.paths[::-1], source]), strict=True):
+        converted = conversion.convert(given, out, False, silent)
+        assert converted.sha256 == checkpoints.sha256_of(out)
+        assert "CC BY-NC-SA 4.0" in converted.licence and "2409.20530" in converted.licence
+    model = assert_joined(outs[0], encoders.states, encoders.average)
+    assert model.config["encoders"]["visible"]["kind"] == model.config["encoders"]["occluded"]["kind"] == "panohead"
+    assert model.config["commercial_use"] is False and model.config["licence"] == converted.licence
+    described = {name: checkpoints.sha256_of(tmp_path / name) for name in ENCODER_FILE_NAMES}
+    assert {each["file"]: each["sha256"] for each in model.config["encoder_sources"].values()} == described
+    tensors = [checkpoints.read(out)[1] for out in outs]
+    assert all(torch.equal(value, tensors[1][key]) for key, value in tensors[0].items())
+    assert {value.dtype for value in tensors[0].values()} == {torch.float32, torch.int64}  # batches counted
+
+
+def test_encoders_join_a_generator_converted_before(source: Path, encoders: EncoderFiles, tmp_path: Path) -> None:
+    first, out = tmp_path / "generator.safetensors", tmp_path / "model.safetensors"
+    conversion.convert([source], first, False, silent)
+    conversion.convert([*encoders.paths, first], out, False, silent)
+    model = assert_joined(out, encoders.states, encoders.average)
+    before, after = checkpoints.read(first)[1], checkpoints.read(out)[1]
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
+    assert model.name == "model" and model.config["source"]["file"] == source.name
+    with pytest.raises(BadOption, match="converted already"):
+        conversion.convert([first], tmp_path / "again.safetensors", False, silent)
+    with pytest.raises(SourceUnsupported, match="holds encoders already"):
+        conversion.convert([out, *encoders.paths], tmp_path / "again.safetensors", False, silent)
+    first.write_bytes(first.read_bytes()[:1000])
+    with pytest.raises(SourceDamaged, match="damaged"):
+        conversion.convert([first, *encoders.paths], tmp_path / "again.safetensors", False, silent)
+    with pytest.raises(SourceMissing):
+        conversion.convert([tmp_path / "no.safetensors", *encoders.paths], tmp_path / "b.safetensors", False, silent)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "old format"])
+def test_a_trainings_whole_checkpoint_is_searched(
+    zipped: bool, source: Path, encoders: EncoderFiles, tmp_path: Path
+) -> None:
+    """Nested, with a prefix, beside other things, and with the average latent inside."""
+    for name, path in (("visible", encoders.visible), ("occluded", encoders.occluded)):
+        state = encoders.states[name]
+        whole = {
+            "state_dict": {f"module.{key}": torch.nn.Parameter(value, False) for key, value in state.items()},
+            "opts": {"device": "cuda:0", "stylegan_weights": None, "lambdas": [0.8, 1.0]},
+            "optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": [{"params": [0]}]},
+            "latent_avg": encoders.average,
+            "step": 500_000,
+        }
+        torch.save(whole, path, _use_new_zipfile_serialization=zipped)
+    out = tmp_path / "model.safetensors"
+    conversion.convert([source, encoders.visible, encoders.occluded], out, False, silent)
+    assert_joined(out, encoders.states, encoders.average)
+
+
+def test_the_file_beside_the_encoders_counts_before_the_latents_in_them(encoders: EncoderFiles) -> None:
+    torch.save({**encoders.states["visible"], "latent_avg": torch.zeros(64)}, encoders.visible)
+    stored, _ = conversion.read_encoders(conversion.EncoderSources(*encoders.paths))
+    assert torch.equal(stored.latent_avg, encoders.average)
+    torch.save({"latent_avg": torch.zeros(64), "ema": {"latent_avg": torch.ones(64)}}, encoders.visible)
+    with pytest.raises(SourceUnsupported, match=r"several average latents: latent_avg, ema\.latent_avg"):
+        conversion.read_encoders(conversion.EncoderSources(encoders.visible, encoders.occluded, None))
+
+
+@pytest.mark.parametrize("left", [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2)])
+def test_an_incomplete_set_is_refused_by_what_is_missing(
+    left: tuple[int, ...], source: Path, encoders: EncoderFiles, tmp_path: Path
+) -> None:
+    out = tmp_path / "model.safetensors"
+    with pytest.raises(BadOption) as refused:
+        conversion.convert([source, *(encoders.paths[i] for i in left)], out, False, silent)
+    for i, name in enumerate(ENCODER_FILE_NAMES[:2]):
+        assert (f"no {name}" in refused.value.message) == (i not in left)
+    if left == (0, 1):
+        assert "no latent_avg.npy" in refused.value.message
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("a.pt", "occluded_net.pt"), r"a\.pt does not tell"),
+        (("visible_and_occluded.pth", "occluded_net.pt"), "visible_and_occluded.pth does not tell"),
+        (("Visible.PT", "not visible.pt"), "2 files for one visible encoder"),
+    ],
+)
+def test_a_name_that_does_not_tell_is_refused(names: tuple[str, str], said: str, source: Path) -> None:
+    with pytest.raises(BadOption, match=said):
+        conversion.sort_sources([source, *map(Path, names), Path("latent_avg.npy")])
+
+
+def test_names_tell_in_any_case_and_only_names(source: Path) -> None:
+    paths = [Path("/occluded/VISIBLE_net_2.PT"), Path("/visible/Occluded.pth"), Path("/mean.NPY")]
+    found = conversion.sort_sources([*paths, source])
+    assert found.encoders == conversion.EncoderSources(*paths)
+    with pytest.raises(BadOption, match="generator is missing"):
+        conversion.sort_sources(paths)
+
+
+class Evil:
+    """Runs a command where it is unpickled."""
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
+        return os.system, ("touch sentinel",)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "old format"])
+def test_code_in_an_encoder_is_refused_by_name_and_not_run(
+    zipped: bool, source: Path, encoders: EncoderFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    hostile = {**encoders.states["occluded"], "opts": Evil()}
+    torch.save(hostile, encoders.occluded, _use_new_zipfile_serialization=zipped)
+    out = tmp_path / "model.safetensors"
+    with pytest.raises(SourceRefused, match=r"occluded_net\.pt asks for (os|posix|nt)\.system") as refused:
+        conversion.convert([source, *encoders.paths], out, False, silent)
+    assert "\x1b" not in refused.value.message and "add_safe_globals" not in refused.value.message
+    assert not Path("sentinel").exists() and not out.exists()
+    torch.load(encoders.occluded, weights_only=False)  # the control: it would have been run
+    assert Path("sentinel").exists()
+
+
+def test_a_program_in_place_of_an_encoder_is_refused(encoders: EncoderFiles) -> None:
+    with zipfile.ZipFile(encoders.visible, "a") as archive:
+        archive.writestr("visible_net/constants.pkl", b"")
+    with pytest.raises(SourceRefused, match="TorchScript"):
+        encoder_files.read_tensors(encoders.visible)
+
+
+def packed(path: Path) -> None:
+    """The same archive with compressed entries, as torch never writes them."""
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def cut_short_in_the_old_format(path: Path) -> None:
+    torch.save({"weight": torch.zeros(1000)}, path, _use_new_zipfile_serialization=False)
+    cut_short(path)
+
+
+def huge_view(path: Path) -> None:
+    torch.save({"weight": torch.zeros(1).expand(1 << 20, 1 << 20)}, path)
+
+
+def longer_than_any(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(encoder_files.LARGEST_CHECKPOINT + 1)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (cut_short, "damaged"),
+        (cut_short_in_the_old_format, "damaged"),
+        (packed, "not packed as torch"),
+        (huge_view, "1,099,511,627,776 numbers"),
+        (longer_than_any, "larger than any"),
+        (lambda path: path.write_bytes(b""), "empty"),
+        (lambda path: path.write_bytes(b"<!DOCTYPE html><html>Quota exceeded</html>"), "damaged"),
+        (lambda path: path.write_bytes(b"PK\x03\x04" + bytes(100)), "damaged"),
+    ],
+    ids=["cut short", "old format cut short", "packed", "huge view", "too long", "empty", "web page", "no archive"],
+)
+def test_a_damaged_encoder_is_called_so(spoil: Callable[[Path], None], said: str, encoders: EncoderFiles) -> None:
+    spoil(encoders.visible)
+    with pytest.raises(SourceDamaged, match=said) as refused:
+        encoder_files.read_tensors(encoders.visible)
+    assert "visible_net.pt" in refused.value.message
+
+
+def test_dicts_within_themselves_end_and_odd_values_are_left_out() -> None:
+    tensor = torch.zeros(2)
+    nested: dict[Any, Any] = {
+        "a": tensor,
+        0: tensor,
+        "b\x1b[2J": tensor,
+        "list": [tensor],
+        "sparse": tensor.to_sparse(),
+    }
+    nested["again"] = nested
+    nested["meta"] = torch.zeros(2, device="meta")
+    assert list(encoder_files.named_tensors({"x": nested, "y": nested})) == ["x.a"]
+    assert encoder_files.named_tensors([tensor]) == {}
+
+
+def test_encoders_that_do_not_fit_are_refused_with_a_list(source: Path, encoders: EncoderFiles, tmp_path: Path) -> None:
+    out = tmp_path / "model.safetensors"
+    state = dict(encoders.states["occluded"])
+    state["psp_encoder.latlayer1.bias"] = torch.zeros(7)
+    del state["psp_encoder.styles.3.linear.weight"]
+    torch.save(state, encoders.occluded)
+    with pytest.raises(SourceUnsupported) as refused:
+        conversion.convert([source, *encoders.paths], out, False, silent)
+    assert refused.value.message.startswith("occluded_net.pt and latent_avg.npy: The style encoder does not fit")
+    for said in ("latlayer1.bias has the shape [7], not [64]", "styles.3.linear.weight is missing"):
+        assert said in refused.value.message
+    assert refused.value.hint == "Choose the encoder files made for this generator."
+    state = dict(encoders.states["occluded"])
+    state["psp_encoder.latlayer1.bias"] = torch.full((64,), torch.inf)
+    torch.save(state, encoders.occluded)
+    with pytest.raises(SourceDamaged, match=r"occluded_net\.pt.* NaN or infinite: psp_encoder\.latlayer1\.bias"):
+        conversion.convert([source, *encoders.paths], out, False, silent)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("shape", [(64,), (1, 64), (10, 64), (1, 10, 64)], ids=str)
+def test_the_average_latent_is_read_in_every_shape(shape: tuple[int, ...], tmp_path: Path) -> None:
+    path = tmp_path / "latent_avg.npy"
+    numbers = np.random.default_rng(0).normal(size=shape)
+    np.save(path, numbers.astype(">f8"))
+    read = encoder_files.read_latent(path)
+    assert read.dtype == torch.float32 and read.numpy() == pytest.approx(numbers, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("array", "kind", "said"),
+    [
+        (np.array([{"a": 1}] * 64, dtype=object), SourceRefused, "asks for Python objects"),
+        (np.zeros(64, dtype=np.int64), SourceUnsupported, "int64 values"),
+        (np.full(64, np.nan), SourceUnsupported, "not finite"),
+        (np.full(64, 1e300), SourceUnsupported, "not finite"),
+        (np.zeros(63), SourceUnsupported, r"shape is \[63\]"),
+        (np.zeros((2, 64)), SourceUnsupported, r"shape is \[2, 64\]"),
+        (np.zeros(0), SourceDamaged, "damaged"),
+        (np.zeros(200_000), SourceDamaged, "larger than any"),
+    ],
+    ids=["objects", "whole numbers", "NaN", "overflow", "63", "2 x 64", "nothing", "long"],
+)
+def test_an_average_latent_that_cannot_be_is_refused(
+    array: Any, kind: type[HeadcastError], said: str, source: Path, encoders: EncoderFiles, tmp_path: Path
+) -> None:
+    np.save(encoders.latent_avg, array, allow_pickle=True)
+    with pytest.raises(kind, match=said) as refused:
+        conversion.convert([source, *encoders.paths], tmp_path / "model.safetensors", False, silent)
+    assert kind is not SourceUnsupported or refused.value.hint.startswith("Choose the")
+
+
+@pytest.mark.parametrize(
+    "content", [b"\x93NUMPY", EVIL, b"PK\x03\x04" + bytes(50), None], ids=["start", "pickle", "npz", "claims more"]
+)
+def test_what_is_no_array_is_called_damaged(content: bytes | None, tmp_path: Path) -> None:
+    path = tmp_path / "latent_avg.npy"
+    np.save(path, np.zeros(64))
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"(64,), }             ", b"(9999999999999999,), }") if content is None else content)
+    with pytest.raises(SourceDamaged, match=r"latent_avg\.npy"):
+        encoder_files.read_latent(path)
+
+
+def test_a_cancelled_join_leaves_nothing(source: Path, encoders: EncoderFiles, tmp_path: Path) -> None:
+    told: list[tuple[float, str]] = []
+
+    def cancelled(fraction: float, label: str) -> None:
+        told.append((fraction, label))
+        if fraction >= 0.8:
+            raise Cancelled
+
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(Cancelled):
+        conversion.convert([source, *encoders.paths], tmp_path / "model.safetensors", False, cancelled)
+    assert [fraction for fraction, _ in told] == sorted(fraction for fraction, _ in told)
+    labels = list(dict.fromkeys(label for _, label in told))
+    assert labels == [
+        "Reading the encoders", "Reading the file", "Checking the weights", "Checking the encoders", "Writing the file"
     ]  # fmt: skip
-
-
-def test_two_copies_of_a_network_are_not_guessed_between() -> None:
-    match = match_keys(tensors_with("ema.") | tensors_with("encoder."), WANTED)
-    assert match.rivals == ["encoder."]
-    assert match.problems() == ["2 equally good prefixes: 'ema.', 'encoder.'"]
-
-
-def test_a_file_with_nothing_of_the_network_misses_everything() -> None:
-    match = match_keys({"other": torch.zeros(2)}, WANTED)
-    assert match.prefix == "" and match.missing == list(WANTED) and match.unexpected == ["other"]
-    assert match_keys({}, WANTED).missing == list(WANTED)
+    assert sorted(tmp_path.iterdir()) == before
 
 
 # The command
@@ -701,11 +996,8 @@ def test_a_failed_or_cancelled_conversion_leaves_what_was_there(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["easy-khair.pkl", "panohead.safetensors"]
 
 
-def test_encoders_and_other_sources_are_refused_with_a_reason(source: Path, tmp_path: Path) -> None:
+def test_sources_that_make_no_model_are_refused_with_a_reason(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "panohead.safetensors"
-    for name in ("visible_net.pt", "latent_avg.npy"):
-        with pytest.raises(SourceUnsupported, match=name):
-            conversion.convert([source, tmp_path / name], out, False, silent)
     with pytest.raises(BadOption, match="2 files"):
         conversion.convert([source, source], out, False, silent)
     with pytest.raises(SourceMissing, match=r"none\.pkl"):
