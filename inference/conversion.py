@@ -275,7 +275,9 @@ def read_converted(source: Path) -> tuple[TriPlaneGenerator, dict[str, Any]]:
     except WeightsDamaged as error:
         raise SourceDamaged(error.message, "Convert the generator again.") from error
     if not isinstance(config.get("licence"), str):
-        raise SourceUnsupported(f"The file {source.name} does not say under which licence it is.", ENCODERS_HINT)
+        raise SourceUnsupported(
+            f"The file {source.name} does not say under which licence it is.", "Convert the generator again."
+        )
     return generator, {key: value for key, value in config.items() if key not in ("format", "name", "generator")}
 
 

@@ -55,12 +55,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         with path.open("rb") as file:
             zipped = file.read(len(ZIP_START)) == ZIP_START
+    except OSError as error:
+        raise SourceMissing(f"The file {path} cannot be read ({error.strerror or error}).") from error
+    try:
         if zipped:
             check_archive(path)
         # Mapped, a training's other networks and the optimiser never enter the memory. The older format cannot be.
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except OSError as error:
-        raise SourceMissing(f"The file {path} cannot be read ({error.strerror or error}).") from error
     except (SourceDamaged, SourceRefused):
         raise
     except Exception as error:

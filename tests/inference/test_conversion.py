@@ -688,6 +688,10 @@ def test_encoders_join_a_generator_converted_before(source: Path, encoders: Enco
         conversion.convert([first], tmp_path / "again.safetensors", False, silent)
     with pytest.raises(SourceUnsupported, match="holds encoders already"):
         conversion.convert([out, *encoders.paths], tmp_path / "again.safetensors", False, silent)
+    unlicensed = tmp_path / "unlicensed.safetensors"
+    checkpoints.save(unlicensed, model.generator, None, None, "unlicensed", {})
+    with pytest.raises(SourceUnsupported, match="under which licence"):
+        conversion.convert([unlicensed, *encoders.paths], tmp_path / "again.safetensors", False, silent)
     first.write_bytes(first.read_bytes()[:1000])
     with pytest.raises(SourceDamaged, match="damaged"):
         conversion.convert([first, *encoders.paths], tmp_path / "again.safetensors", False, silent)
@@ -890,7 +894,7 @@ def test_the_average_latent_is_read_in_every_shape(shape: tuple[int, ...], tmp_p
         (np.full(64, 1e300), SourceUnsupported, "not finite"),
         (np.zeros(63), SourceUnsupported, r"shape is \[63\]"),
         (np.zeros((2, 64)), SourceUnsupported, r"shape is \[2, 64\]"),
-        (np.zeros(0), SourceDamaged, "damaged"),
+        (np.zeros(0), SourceUnsupported, r"shape is \[0\]"),
         (np.zeros(200_000), SourceDamaged, "larger than any"),
     ],
     ids=["objects", "whole numbers", "NaN", "overflow", "63", "2 x 64", "nothing", "long"],
