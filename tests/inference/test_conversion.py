@@ -638,7 +638,8 @@ def states() -> dict[str, dict[str, Tensor]]:
 def encoders(states: dict[str, dict[str, Tensor]], tmp_path: Path) -> EncoderFiles:
     config = published.tiny_config()
     average = torch.randn(config.num_ws, config.w_dim, generator=torch.Generator().manual_seed(3))
-    files = EncoderFiles(*(tmp_path / name for name in ENCODER_FILE_NAMES), states, average)
+    visible, occluded, latent_avg = (tmp_path / name for name in ENCODER_FILE_NAMES)
+    files = EncoderFiles(visible, occluded, latent_avg, states, average)
     torch.save(states["visible"], files.visible)
     torch.save(states["occluded"], files.occluded)
     np.save(files.latent_avg, average.numpy())
