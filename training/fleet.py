@@ -1,7 +1,7 @@
 """Several processes that train one model: each takes its own steps, and every few steps all go on from their mean.
 
-Local SGD (Stich, ICLR 2019, arXiv 1805.09767). On two busy cores, two processes of one thread saw 1.3 to 1.5 times as many
-heads a second as one process of two threads; gradients shared at every step would cost much of that again.
+Local SGD (Stich, ICLR 2019, arXiv 1805.09767). On two busy cores, two processes of one thread saw 1.3 to 1.5 times as
+many heads a second as one process of two threads; gradients shared at every step would cost much of that again.
 """
 
 from __future__ import annotations
