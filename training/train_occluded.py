@@ -3,7 +3,7 @@
 It starts as a copy of the visible encoder and is given, besides the portrait, that encoder's tri-grid where the view
 shows it. It is judged by the stitched tri-grid, which is what users get, and by its own. With --judged hidden the
 occlusion-aware discriminator of Bilecen et al. (NeurIPS 2024, arXiv 2409.20530) judges it too, where the view shows
-nothing. That is off by default: the one time it was measured, with ten times the paper's weight, all got worse.
+nothing. That is off by default: measured with the paper's weight it brought nothing, with ten times that all got worse.
 
     python -m training.train_occluded --heads HEADS --generator RUN --run RUN
 """
