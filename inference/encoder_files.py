@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import SourceDamaged, SourceMissing, SourceRefused, SourceUnsupported, is_out_of_memory
-from .panohead_pickle import short
+from .panohead_pickle import check_file, short
 
 LATENT_KEY = "latent_avg"  # pSp's training keeps it beside the state dict
 
@@ -32,17 +32,6 @@ LONGEST_KEY = 256  # characters
 
 ZIP_START = b"PK\x03\x04"  # by which torch itself tells its two formats apart
 REFUSED_NAME = re.compile(r"GLOBAL (\S+)")  # in what torch says of a name it does not allow
-
-
-def check_file(path: Path, largest: int) -> None:
-    """Raises SourceMissing, and SourceDamaged for a file that is empty or has more than `largest` bytes."""
-    if not path.is_file():
-        raise SourceMissing(f"There is no file {path}.")
-    size = path.stat().st_size
-    if size == 0:
-        raise SourceDamaged(f"The file {path.name} is empty.")
-    if size > largest:
-        raise SourceDamaged(f"The file {path.name} is larger than any of its kind, {size / 2**20:,.0f} MiB.")
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

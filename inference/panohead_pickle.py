@@ -130,19 +130,25 @@ class _Dtype:
 _Call: TypeAlias = Callable[["_Machine", tuple[Any, ...]], Any]
 
 
+def check_file(path: Path, largest: int) -> int:
+    """Bytes of a file. Raises SourceMissing, and SourceDamaged where it is empty or has more than `largest`."""
+    if not path.is_file():
+        raise SourceMissing(f"There is no file {path}.")
+    size = path.stat().st_size
+    if size == 0:
+        raise SourceDamaged(f"The file {path.name} is empty.")
+    if size > largest:
+        raise SourceDamaged(f"The file {path.name} is larger than any model of its kind, {size / 2**20:,.0f} MiB.")
+    return size
+
+
 def load(path: Path, progress: Progress) -> Any:
     """The file's content: dict, list, tuple, set, text, numbers, bytes, and Network and StoredTensor records.
 
     Raises SourceMissing, SourceRefused when it names what no PanoHead file needs, SourceDamaged when it is no pickle,
     ends early, or claims sizes that cannot be true.
     """
-    if not path.is_file():
-        raise SourceMissing(f"There is no file {path}.")
-    size = path.stat().st_size
-    if size == 0:
-        raise SourceDamaged(f"The file {path.name} is empty.")
-    if size > LARGEST_FILE:
-        raise SourceDamaged(f"The file {path.name} is larger than any model, {size / 2**30:.1f} GiB.")
+    size = check_file(path, LARGEST_FILE)
     try:
         with path.open("rb") as file:
             content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
