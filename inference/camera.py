@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -56,9 +57,7 @@ def orbit_camera(
     elevation_deg: above the horizon is positive; must lie within (-90, 90) for the up direction to exist.
     """
     azimuth, elevation = np.radians(azimuth_deg), np.radians(elevation_deg)
-    outward = np.array(
-        [np.sin(azimuth) * np.cos(elevation), np.sin(elevation), np.cos(azimuth) * np.cos(elevation)]
-    )
+    outward = np.array([np.sin(azimuth) * np.cos(elevation), np.sin(elevation), np.cos(azimuth) * np.cos(elevation)])
     forward = -outward
     right = np.cross(forward, [0.0, 1.0, 0.0])
     right /= np.linalg.norm(right)
@@ -129,3 +128,21 @@ def project_tensor(points: Tensor, cameras: Tensor) -> tuple[Tensor, Tensor]:
     in_camera = torch.einsum("nmi,nij->nmj", offsets, cam2world[:, :3, :3])
     homogeneous = torch.einsum("nmj,nkj->nmk", in_camera, intrinsics)
     return homogeneous[..., :2] / homogeneous[..., 2:], offsets.norm(dim=-1)
+
+
+def ray_tensor(cameras: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Rays through the pixel centres of size x size pictures, for the networks.
+
+    cameras: (n, 25) as `Camera.vector`.
+    Returns: the rays' points nearest to the origin of the head frame, and unit directions, both (n, 3, size, size).
+    """
+    n = len(cameras)
+    cam2world = cameras[:, :16].view(n, 4, 4)
+    intrinsics = cameras[:, 16:].view(n, 3, 3)
+    centres = (torch.arange(size, device=cameras.device, dtype=cameras.dtype) + 0.5) / size
+    y, x = torch.meshgrid(centres, centres, indexing="ij")
+    pixels = torch.stack([x, y, torch.ones_like(x)]).view(1, 3, -1)  # homogeneous
+    directions = F.normalize(cam2world[:, :3, :3] @ torch.linalg.solve(intrinsics, pixels.expand(n, -1, -1)), dim=1)
+    position = cam2world[:, :3, 3:]
+    nearest = position - (position * directions).sum(dim=1, keepdim=True) * directions
+    return nearest.view(n, 3, size, size), directions.view(n, 3, size, size)

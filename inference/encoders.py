@@ -12,6 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,17 +21,27 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .camera import RADIUS, Camera, project, project_tensor
-from .generator import GeneratorConfig, TriPlaneGenerator
-from .tri_grid import plane_points
+from .camera import RADIUS, Camera, project, project_tensor, ray_tensor
+from .generator import DISTANCE_UNIT, GeneratorConfig, TriPlaneGenerator
+from .tri_grid import plane_means, plane_points
 
 GROUPS = 8  # of GroupNorm: batches are too small for BatchNorm to know its statistics
 PICTURE_CHANNELS = 6  # red, green, blue, matte, x, y
+RAY_CHANNELS = 6  # the ray's point nearest to the origin, its direction
+RAY_GAIN = 4.0  # brings those points, up to a quarter of a box unit from the origin, to order 1
 RESIDUAL_GAIN = 0.1  # initial size of the residual against the generator's planes, so that training starts at the mean
 PLACE_START = 0.1  # size of the planes' codes before training
 POSE_NUMBERS = 12  # of a camera: three rows of rotation and position
 LANDMARK_GAIN = 20.0  # faces differ from the mean by some hundredths of the picture's side
 STYLE_GAIN = 0.3  # initial size of the offset from the average w
+MEASURES = 3  # of a lifted sample: matte, how far behind the shown surface, how far before the hidden one
+SURFACE_REACH = 0.04  # box units (21 mm): up to about this far samples tell their distance from the surfaces
+NEAR_SURFACE = 0.06  # box units: a pixel's colour belongs to samples about this near to the surface it shows
+LEAST_MATTE = 0.05  # share of a pixel that must be head for its surfaces to mean anything
+SURFACES_START = (-2.5, 2.5)  # in `DISTANCE_UNIT` from the head's middle: the training heads' mean surfaces
+
+
+TUPLES = ("channels", "second_blocks", "coarse_widths")  # fields of EncoderConfig that JSON makes lists of
 
 
 @dataclass(frozen=True)
@@ -48,16 +59,26 @@ class EncoderConfig:
     landmarks: int = 468  # of the face mesh the style looks at besides the picture; 0 for none
     landmark_width: int = 96  # what they are condensed to
     completes: bool = False  # whether the planes of another encoder, where they are seen, are an input
+    rays: bool = False  # whether the trunk is told each pixel's ray in the head frame
+    surfaces: bool = False  # whether each pixel's two surfaces are guessed first, and steer the lifting
+    near_channels: int = 4  # picture features that are lifted to the shown surface alone; with `surfaces`
+    coarse_widths: tuple[int, ...] = ()  # of the coarser levels on the planes, where these exchange what they hold
+    place_resolution: int = 64  # of the planes' learned code of the place
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> EncoderConfig:
         """The config a checkpoint carries."""
-        tuples = {name: tuple(values[name]) for name in ("channels", "second_blocks") if name in values}
+        tuples = {name: tuple(values[name]) for name in TUPLES if name in values}
         return cls(**{**values, **tuples})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
         return asdict(self)
+
+
+STARTER_ENCODER = EncoderConfig(
+    landmarks=0, rays=True, surfaces=True, coarse_widths=(64, 64), place_resolution=32
+)  # what the bundled model is trained with
 
 
 @dataclass(frozen=True)
@@ -93,11 +114,14 @@ class Inversion:
     w_plus: (n, num_ws, w_dim).
     base:   (n, 3, channels, depth, res, res) the generator's tri-grid of w_plus.
     planes: the same with the encoder's residual added.
+    surfaces: (n, 2, h, w) distance from the camera to where each pixel's ray enters and leaves the head, box units;
+              None from encoders that do not guess it.
     """
 
     w_plus: Tensor
     base: Tensor
     planes: Tensor
+    surfaces: Tensor | None = None
 
 
 class Encoder(nn.Module, ABC):
@@ -135,12 +159,57 @@ class ResidualBlock(nn.Module):
         return F.silu(self.norm1(self.conv(y)) + self.shortcut(short))
 
 
+@dataclass(frozen=True)
+class PictureFeatures:
+    """What is lifted: features (n, c, h, w), matte (n, 1, h, w), surfaces (n, 2, h, w) as `Inversion` has them."""
+
+    features: Tensor
+    matte: Tensor
+    surfaces: Tensor | None
+
+
+class CoarseStage(nn.Module):
+    """The coarser half of a U-Net over the three planes, in which they exchange their means along common axes.
+
+    Without the exchange a plane would not know what the others hold of the same place (3D-aware convolution, Wang et
+    al., CVPR 2023, arXiv 2212.06135). The planes share all weights.
+    """
+
+    def __init__(self, width: int, coarse_widths: tuple[int, ...]) -> None:
+        super().__init__()
+        widths = (width, *coarse_widths)
+        pairs = list(pairwise(widths))
+        self.down = nn.ModuleList([nn.Conv2d(finer, coarser, 3, 2, 1) for finer, coarser in pairs])
+        self.exchange = nn.ModuleList([nn.Conv2d(2 * coarser, coarser, 1) for _, coarser in pairs])
+        self.mix = nn.ModuleList([nn.Conv2d(coarser, coarser, 3, 1, 1) for _, coarser in pairs])
+        self.up = nn.ModuleList([nn.Conv2d(finer + coarser, finer, 3, 1, 1) for finer, coarser in pairs])
+        last = self.up[0]
+        assert isinstance(last, nn.Conv2d) and last.bias is not None
+        nn.init.zeros_(last.weight)  # so that it begins without a say
+        nn.init.zeros_(last.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(3 n, width, res, res), the planes of one head one after another, to the same shape."""
+        levels = [x]
+        for down, exchange, mix in zip(self.down, self.exchange, self.mix, strict=True):
+            x = F.silu(down(x))
+            means = plane_means(x.view(-1, 3, *x.shape[1:])).flatten(0, 1)
+            x = F.silu(exchange(means)) + x
+            x = F.silu(mix(x)) + x
+            levels.append(x)
+        for up, finer in zip(reversed(self.up), reversed(levels[:-1]), strict=True):
+            x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+            x = F.silu(up(torch.cat([x, finer], dim=1))) + finer
+        return x
+
+
 class PlaneLift(nn.Module):
     """Carries picture features onto the three planes of the tri-grid.
 
     Every cell looks along its plane's normal: at `lift_samples` points it asks what the picture shows there, and mixes
     the answers into features for each of the plane's depth slices. Seen from the front, cells at the nose and at the
-    back of the head look at the same pixels; the generator's planes and a learned code of the place tell them apart.
+    back of the head look at the same pixels; the generator's planes, a learned code of the place and, where the config
+    wants them, guesses of the two surfaces on each pixel's ray tell them apart.
     """
 
     points: Tensor
@@ -152,7 +221,12 @@ class PlaneLift(nn.Module):
         width, out_channels = config.lift_width, generator.plane_channels * generator.planes_depth
         self.reduce = nn.Conv2d(config.feature_channels, config.lift_channels, 1)
         self.mix = nn.Linear(config.lift_samples * config.lift_channels, width, bias=False)
-        self.place = nn.Parameter(torch.zeros(3, width, self.resolution, self.resolution))
+        self.near = config.near_channels
+        self.measure: nn.Parameter | None = None
+        if config.surfaces:
+            inputs = config.lift_samples * (self.near + MEASURES)
+            self.measure = nn.Parameter(torch.zeros(3, width, inputs))  # one for each plane
+        self.place = nn.Parameter(torch.zeros(3, width, config.place_resolution, config.place_resolution))
         self.place.data += torch.randn(3, width, 1, 1) * PLACE_START
         self.base = nn.Conv2d(out_channels, width, 1)
         self.known: nn.Conv2d | None = None
@@ -162,6 +236,7 @@ class PlaneLift(nn.Module):
             nn.init.zeros_(self.known.weight)
             nn.init.zeros_(self.known.bias)
         self.refine = nn.ModuleList([nn.Conv2d(width, width, 3, 1, 1) for _ in range(2)])
+        self.coarse = CoarseStage(width, config.coarse_widths) if config.coarse_widths else None
         self.heads = nn.ModuleList([nn.Conv2d(width, out_channels, 3, 1, 1) for _ in range(3)])
         for head in self.heads:
             assert isinstance(head, nn.Conv2d) and head.bias is not None
@@ -171,32 +246,61 @@ class PlaneLift(nn.Module):
         points = plane_points(self.resolution, config.lift_samples, generator.box_side)
         self.register_buffer("points", points.reshape(1, -1, 3), persistent=False)
 
-    def forward(self, features: Tensor, cameras: Tensor, base: Tensor, seen: SeenPlanes | None) -> Tensor:
+    def forward(self, picture: PictureFeatures, cameras: Tensor, base: Tensor, seen: SeenPlanes | None) -> Tensor:
         """The residual (n, 3, channels, depth, res, res) for the generator's planes `base`."""
-        n, res = len(features), self.resolution
-        features = self.reduce(features)
+        n, res = len(base), self.resolution
+        features = self.reduce(picture.features).float()
         with torch.autocast(features.device.type, enabled=False):  # half precision would miss by a pixel
-            pixels, _ = project_tensor(self.points.expand(n, -1, -1), cameras)
+            pixels, distances = project_tensor(self.points.expand(n, -1, -1), cameras)
         grids = (pixels * 2 - 1).view(n, 3, self.samples, res * res, 2)  # grid_sample counts from -1 to 1
+        distances = distances.view(n, 3, 1, self.samples, res * res)
         weight = self.mix.weight.expand(n, -1, -1)
         mixed = []
         for plane in range(3):
-            lifted = F.grid_sample(
-                features.float(), grids[:, plane], mode="bilinear", padding_mode="zeros", align_corners=False
-            )  # (n, channel, sample, cell)
             # A 1x1 convolution as a product of matrices: on a CPU several times faster than conv2d, and without copies.
-            mixed.append(torch.bmm(weight, lifted.flatten(1, 2)).view(n, -1, res, res))
-        stacked = torch.stack(mixed, dim=1) + self.place
+            plain = torch.bmm(weight, look_up(features, grids[:, plane]).flatten(1, 2))
+            if self.measure is not None and picture.surfaces is not None:
+                measures = self.measures(features, picture, grids[:, plane], distances[:, plane])
+                plain = plain + torch.bmm(self.measure[plane].expand(n, -1, -1), measures.flatten(1, 2))
+            mixed.append(plain.view(n, -1, res, res))
+        place: Tensor = self.place
+        if place.shape[-1] != res:
+            place = F.interpolate(place, (res, res), mode="bilinear", align_corners=False)
+        stacked = torch.stack(mixed, dim=1) + place
         stacked = stacked.flatten(0, 1) + self.base(base.reshape(n * 3, -1, res, res))
         if self.known is not None and seen is not None:
             shown = torch.cat([seen.planes * seen.visibility[:, :, None], seen.visibility[:, :, None]], dim=2)
             stacked = stacked + self.known(shown.reshape(n * 3, -1, res, res))
         stacked = F.silu(stacked)
-        for refine in self.refine:
-            stacked = F.silu(refine(stacked)) + stacked
+        first, second = self.refine
+        stacked = F.silu(first(stacked)) + stacked
+        if self.coarse is not None:
+            stacked = self.coarse(stacked)
+        stacked = F.silu(second(stacked)) + stacked
         per_plane = stacked.view(n, 3, -1, res, res)
         planes = torch.stack([head(per_plane[:, plane]) for plane, head in enumerate(self.heads)], dim=1)
         return planes.float().view(n, 3, *self.shape, res, res)
+
+    def measures(self, features: Tensor, picture: PictureFeatures, grid: Tensor, distances: Tensor) -> Tensor:
+        """What samples of one plane know of the surfaces: (n, near + MEASURES, samples, cells).
+
+        features (n, c, h, w); grid (n, samples, cells, 2); distances (n, 1, samples, cells) from the camera.
+        """
+        assert picture.surfaces is not None
+        walls = (picture.surfaces - RADIUS) * picture.matte
+        lifted = look_up(torch.cat([features[:, : self.near], picture.matte, walls], dim=1), grid)
+        near, shown, walls = lifted.split([self.near, 1, 2], dim=1)
+        walls = walls / shown.clamp(min=LEAST_MATTE) + RADIUS
+        behind, before = distances - walls[:, :1], walls[:, 1:] - distances
+        near = near * torch.exp(-(behind / NEAR_SURFACE).square())
+        return torch.cat(
+            [near, shown, torch.tanh(behind / SURFACE_REACH) * shown, torch.tanh(before / SURFACE_REACH) * shown], dim=1
+        )
+
+
+def look_up(picture: Tensor, grid: Tensor) -> Tensor:
+    """Channels of picture (n, c, h, w) at grid (n, samples, cells, 2) from -1 to 1, nothing outside."""
+    return F.grid_sample(picture, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 class PortraitEncoder(Encoder):
@@ -209,7 +313,7 @@ class PortraitEncoder(Encoder):
         self.config = config
         self.num_ws, self.w_dim = num_ws, generator.w_dim
         channels = config.channels
-        inputs = (PICTURE_CHANNELS, *channels[:-1])
+        inputs = (PICTURE_CHANNELS + RAY_CHANNELS * config.rays, *channels[:-1])
         self.trunk = nn.ModuleList()
         for level, (wide_in, wide_out) in enumerate(zip(inputs, channels, strict=True)):
             blocks = [ResidualBlock(wide_in, wide_out)]
@@ -231,6 +335,13 @@ class PortraitEncoder(Encoder):
             [nn.Conv2d(channels[i] + channels[i - 1], channels[i - 1], 3, 1, 1) for i in coarse_to_fine]
         )
         self.detail = nn.Conv2d(channels[0], config.feature_channels, 3, 1, 1)
+        self.surfaces: nn.Sequential | None = None
+        if config.surfaces:
+            wide = config.feature_channels
+            last = nn.Conv2d(wide, 2, 3, 1, 1)
+            assert last.bias is not None
+            last.bias.data.copy_(torch.tensor(SURFACES_START))
+            self.surfaces = nn.Sequential(ResidualBlock(wide, wide, stride=1), last)
         self.lift = PlaneLift(config, generator)
         self.register_buffer("w_avg", torch.zeros(generator.w_dim))
 
@@ -245,7 +356,14 @@ class PortraitEncoder(Encoder):
         """`seen` is used by encoders whose config says that they complete another's planes."""
         w_plus, features = self.look(given)
         base = generator.synthesise_planes(w_plus).float()
-        return Inversion(w_plus, base, base + self.lift(features, given.cameras, base, seen))
+        surfaces = None
+        if self.surfaces is not None:
+            block, last = self.surfaces
+            near = block(features).float()
+            with torch.autocast(near.device.type, enabled=False):  # half precision would miss by millimetres
+                surfaces = RADIUS + DISTANCE_UNIT * last(near)
+        picture = PictureFeatures(features, F.avg_pool2d(given.portraits[:, 3:], 2), surfaces)
+        return Inversion(w_plus, base, base + self.lift(picture, given.cameras, base, seen), surfaces)
 
     def look(self, given: PortraitInput) -> tuple[Tensor, Tensor]:
         """w_plus (n, num_ws, w_dim), and picture features (n, feature_channels, s / 2, s / 2) to be lifted."""
@@ -253,6 +371,9 @@ class PortraitEncoder(Encoder):
         x = torch.linspace(-1, 1, width, device=given.portraits.device).view(1, 1, 1, -1).expand(n, 1, height, -1)
         y = torch.linspace(-1, 1, height, device=given.portraits.device).view(1, 1, -1, 1).expand(n, 1, -1, width)
         level = torch.cat([given.portraits * 2 - 1, x, y], dim=1)
+        if self.config.rays:
+            nearest, directions = ray_tensor(given.cameras, height)
+            level = torch.cat([level, nearest * RAY_GAIN, directions], dim=1)
         levels = []
         for block in self.trunk:
             level = block(level)

@@ -380,9 +380,7 @@ def _on_grid(everywhere: sparse.csr_matrix, controls: FloatArray, box_side: floa
     return torch.from_numpy(shifts.astype(np.float32))
 
 
-def _landmark_misfit(
-    pull: Pull | None, pull_weights: sparse.csr_matrix | None, controls: FloatArray
-) -> float | None:
+def _landmark_misfit(pull: Pull | None, pull_weights: sparse.csr_matrix | None, controls: FloatArray) -> float | None:
     """Mean distance of landmarks from where they shall be, box units."""
     if pull is None or pull_weights is None:
         return None

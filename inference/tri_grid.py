@@ -109,3 +109,24 @@ def plane_votes(points: Tensor, values: Tensor, tri_grid: TriGrid) -> Tensor:
         read = sample_planes_apart(empty, points[None], tri_grid.box_side)  # (1, 3, 1, m)
         (votes,) = torch.autograd.grad(read, empty, values.expand_as(read))
     return votes[0, :, 0]
+
+
+def plane_means(planes: Tensor) -> Tensor:
+    """For each cell of each plane, what the two other planes hold of its place, as means along the axis it lacks.
+
+    planes: (n, 3, channels, res, res). Returns (n, 3, 2 * channels, res, res): for each plane the other two in order.
+    """
+    rows, columns = planes.mean(dim=-2, keepdim=True), planes.mean(dim=-1, keepdim=True)
+    answers = []
+    for plane, (column_axis, row_axis, _) in enumerate(PLANE_AXES):
+        told = []
+        for other, (other_column, _, _) in enumerate(PLANE_AXES):
+            if other == plane:
+                continue
+            # Both share one axis: the mean of the other plane leaves it, along its columns or its rows.
+            shared = ({column_axis, row_axis} & set(PLANE_AXES[other][:2])).pop()
+            line = rows[:, other] if shared == other_column else columns[:, other].transpose(-1, -2)
+            line = line if shared == column_axis else line.transpose(-1, -2)
+            told.append(line.expand(planes[:, plane].shape))
+        answers.append(torch.cat(told, dim=1))
+    return torch.stack(answers, dim=1)

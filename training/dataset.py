@@ -22,7 +22,7 @@ from scipy.ndimage import affine_transform, gaussian_filter, grey_dilation, grey
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from inference.camera import FOCAL, RADIUS, Camera, orbit_camera
+from inference.camera import FOCAL, RADIUS, Camera, orbit_camera, project
 from inference.encoders import PortraitInput, landmark_offsets
 from inference.face_networks import load_landmark_template
 
@@ -64,10 +64,15 @@ class Surface:
 
 @dataclass(frozen=True)
 class Views:
-    """Input views: what encoders take, and depths (n, h, w) along the rays."""
+    """Input views: what encoders take, and depths along the rays.
+
+    depths: (n, h, w) to the surface the view shows; backs: (n, h / 2, w / 2) to where the ray leaves the head for good,
+    as coarse as the surface's points are dense. `EMPTY_DEPTH` where there is no head.
+    """
 
     given: PortraitInput
     depths: Tensor
+    backs: Tensor
 
 
 @dataclass(frozen=True)
@@ -267,6 +272,8 @@ class HeadSet:
             colour, matte, landmarks = _photograph(colour, matte, landmarks, slip, rng)
             depth = slip.moved_depth(depth)
         move = slip.movement(camera, given)
+        surface_points = move(head["surface_points"].astype(np.float32) * side)
+        backs = farthest(surface_points, given, depth.shape[0] // 2)
         portrait = np.concatenate([colour * matte + 0.5 * (1 - matte), matte[None]])
         offsets = landmark_offsets(landmarks, given, self._template)
         offsets = np.nan_to_num(offsets) if not np.isnan(offsets[0, 0]) else np.zeros_like(offsets)
@@ -279,10 +286,11 @@ class HeadSet:
             given.vector,
             offsets,
             depth,
+            backs,
             move(places * side),
             distance * move.scale,
             tint(*shade, gain),
-            move(head["surface_points"][pick].astype(np.float32) * side),
+            surface_points[pick],
             move.turned(head["surface_normals"][pick].astype(np.float32) / 127 * side),
             tint(head["surface_colour"][pick], head["surface_materials"][pick], gain),
         )
@@ -324,9 +332,20 @@ class HeadSet:
 
 
 def _batch(rows: list[tuple[NDArray, ...]]) -> Batch:
-    portraits, cameras, landmarks, depths, *rest = (_float(list(column)) for column in zip(*rows, strict=True))
-    views = Views(PortraitInput(portraits, cameras, landmarks), depths)
+    portraits, cameras, landmarks, depths, backs, *rest = (_float(list(column)) for column in zip(*rows, strict=True))
+    views = Views(PortraitInput(portraits, cameras, landmarks), depths, backs)
     return Batch(views, Points(*rest[:3]), Surface(*rest[3:]))
+
+
+def farthest(points: NDArray[np.floating], camera: Camera, side: int) -> NDArray[np.float32]:
+    """(side, side) distance from the camera to the farthest of points (n, 3) in each pixel; `EMPTY_DEPTH` without."""
+    pixels, _ = project(points, camera)
+    distance = np.linalg.norm(points - camera.position, axis=1)
+    column, row = np.floor(pixels * side).astype(np.int64).T
+    within = (column >= 0) & (column < side) & (row >= 0) & (row < side)
+    picture = np.zeros(side * side, np.float32)
+    np.maximum.at(picture, (row * side + column)[within], distance[within].astype(np.float32))
+    return np.where(picture > 0, picture, EMPTY_DEPTH).reshape(side, side).astype(np.float32)
 
 
 def mirror_pairs(template: NDArray[np.floating]) -> NDArray[np.integer]:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from inference.camera import FOCAL, RADIUS
 from inference.generator import DISTANCE_UNIT, TriPlaneGenerator
 
-from .dataset import Batch, Points, Surface
+from .dataset import EMPTY_DEPTH, Batch, Points, Surface, Views
 
 COLOUR_BAND = 0.015  # box units (8 mm): only near the surface does colour mean anything
 NORMAL_STEP = 0.007  # box units: two thirds of a plane's cell, so that a difference spans real texels
@@ -88,6 +89,26 @@ def head_losses(
     normal = normal_loss(generator, planes, batch.surface, noise, weigh(batch.surface.points))
     total = distance + weights.colour * colour + weights.normal * normal + weights.variation * plane_variation(planes)
     return total, {"distance": distance.item(), "colour": colour.item(), "normal": normal.item()}
+
+
+def surface_loss(surfaces: Tensor, views: Views) -> tuple[Tensor, Tensor]:
+    """Mean absolute errors of both surfaces along the rays, in `DISTANCE_UNIT`, and of the shown one's slopes.
+
+    surfaces: (n, 2, h, w) distances from the camera. Slopes are of distance over width.
+    """
+    n, _, height, width = surfaces.shape
+    # Where a pixel holds the outline it holds two depths: it is left out.
+    pieces = views.depths.view(n, height, 2, width, 2)
+    front = torch.where((pieces < EMPTY_DEPTH).all(4).all(2), pieces.mean((2, 4)), EMPTY_DEPTH)
+    truth = torch.stack([front, torch.where(front < EMPTY_DEPTH, views.backs, EMPTY_DEPTH)], dim=1)
+    error = surfaces - truth
+    pixel = RADIUS / FOCAL / width
+    slopes = []
+    for axis in (-1, -2):
+        # A step of more than three pixels is the edge of something before something else.
+        smooth = front.diff(dim=axis).abs() < 3 * pixel
+        slopes.append(error[:, 0].diff(dim=axis)[smooth & (front < EMPTY_DEPTH).narrow(axis, 1, width - 1)].abs())
+    return error[truth < EMPTY_DEPTH].abs().mean() / DISTANCE_UNIT, torch.cat(slopes).mean() / pixel
 
 
 def plane_variation(planes: Tensor) -> Tensor:

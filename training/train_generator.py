@@ -14,7 +14,7 @@ latent optimisation, Bojanowski et al. 2018, arXiv 1707.05776), and the network 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +23,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inference import checkpoints
-from inference.encoders import EncoderConfig, Inversion, VisibleEncoder
+from inference.encoders import STARTER_ENCODER, EncoderConfig, Inversion, VisibleEncoder
 from inference.generator import STARTER, TriPlaneGenerator
 
 from .dataset import Batch, HeadSet
 from .fleet import Fleet, launch
-from .losses import LossWeights, alike, head_losses
+from .losses import LossWeights, alike, head_losses, surface_loss
 from .run import Run, config_from_arguments, learning_rate, seed_everything
 from .validation import Validation, validate
 from .visibility import seen_by
@@ -56,6 +56,8 @@ class GeneratorTraining:
     other_side: float = 0.3  # weight of points the view does not show
     base_weight: float = 0.3  # of the generator's own tri-grid of w+
     style_prior: float = 1e-3  # weight of the mean square offset from the average w
+    surface_weight: float = 0.3  # of the guessed surfaces' distances along the rays
+    slope_weight: float = 0.1  # and of the shown one's slopes
     frozen: int = 0  # 1 keeps the generator as it is
     landmarks: int = 0  # 1 gives the encoder the landmarks too; measured, they lost
     lift: int = 1  # 0 trains without the residual, to measure what it brings
@@ -88,7 +90,7 @@ def train_as_one_of(fleet: Fleet, settings: GeneratorTraining) -> None:
     held_out = HeadSet(settings.heads, held_out=True)
     torch.manual_seed(settings.seed)
     generator = TriPlaneGenerator(STARTER)
-    config = EncoderConfig(landmarks=EncoderConfig.landmarks if settings.landmarks else 0)
+    config = replace(STARTER_ENCODER, landmarks=EncoderConfig.landmarks if settings.landmarks else 0)
     encoder = VisibleEncoder(config, generator.config, generator.num_ws)
     if settings.start is not None:
         begun = weights_of(settings.start)
@@ -131,6 +133,10 @@ def train_as_one_of(fleet: Fleet, settings: GeneratorTraining) -> None:
             base, base_values = head_losses(generator, made.base, batch.thinned(3), alike, noise, weights)
             loss = loss + settings.base_weight * base
             values["base"] = base_values["distance"]
+        if made.surfaces is not None:
+            surface, slope = surface_loss(made.surfaces, batch.views)
+            loss = loss + settings.surface_weight * surface + settings.slope_weight * slope
+            values |= {"surface": surface.item(), "slope": slope.item()}
         loss = loss + settings.style_prior * (made.w_plus - encoder.w_avg).square().mean()
         optimiser.zero_grad()
         loss.backward()

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from inference.encoders import EncoderConfig, OccludedEncoder, PortraitEncoder, VisibleEncoder
+from inference.encoders import STARTER_ENCODER, EncoderConfig, OccludedEncoder, PortraitEncoder, VisibleEncoder
 from inference.generator import STARTER, TriPlaneGenerator
 
 from .dataset import Batch, HeadSet
@@ -164,8 +164,8 @@ def load_visible(run: Path) -> tuple[TriPlaneGenerator, VisibleEncoder]:
     state = torch.load(run / "state.pt", weights_only=True)
     generator = TriPlaneGenerator(STARTER)
     generator.load_state_dict(state["generator"])
-    landmarks = EncoderConfig.landmarks if "face.0.weight" in state["encoder"] else 0
-    encoder = VisibleEncoder(EncoderConfig(landmarks=landmarks), generator.config, generator.num_ws)
+    config = replace(STARTER_ENCODER, landmarks=EncoderConfig.landmarks if "face.0.weight" in state["encoder"] else 0)
+    encoder = VisibleEncoder(config, generator.config, generator.num_ws)
     encoder.load_state_dict(state["encoder"])
     return generator.requires_grad_(False).eval(), encoder.requires_grad_(False).eval()
 

@@ -12,6 +12,7 @@ from inference.camera import (
     pinhole_intrinsics,
     project,
     project_tensor,
+    ray_tensor,
     unproject,
 )
 from inference.render import rays
@@ -79,3 +80,13 @@ def test_the_batched_projection_agrees_with_the_single_one() -> None:
     pixels, distance = project_tensor(torch.from_numpy(points)[None].float(), torch.from_numpy(camera.vector)[None])
     np.testing.assert_allclose(pixels[0].numpy(), expected, atol=1e-6)
     np.testing.assert_allclose(distance[0].numpy(), np.linalg.norm(points - camera.position, axis=1), atol=1e-6)
+
+
+def test_the_networks_rays_are_the_same() -> None:
+    cameras = [orbit_camera(*view) for view in VIEWS]
+    nearest, directions = ray_tensor(torch.from_numpy(np.stack([camera.vector for camera in cameras])), 8)
+    for camera, points, ways in zip(cameras, nearest, directions, strict=True):
+        origins, expected = camera_rays(camera, 8)
+        np.testing.assert_allclose(ways.permute(1, 2, 0).numpy(), expected, atol=1e-6)
+        foot = origins - (origins * expected).sum(-1, keepdims=True) * expected
+        np.testing.assert_allclose(points.permute(1, 2, 0).numpy(), foot, atol=1e-5)

@@ -11,8 +11,11 @@ import torch
 from inference.camera import FOCAL, RADIUS, orbit_camera, project, project_tensor
 from inference.encoders import (
     LANDMARK_GAIN,
+    STARTER_ENCODER,
+    SURFACE_REACH,
     EncoderConfig,
     OccludedEncoder,
+    PictureFeatures,
     PlaneLift,
     PortraitInput,
     SeenPlanes,
@@ -105,6 +108,38 @@ def test_lifting_reads_the_picture_where_the_camera_projects_the_cell() -> None:
     np.testing.assert_allclose(read.numpy(), expected, atol=1e-5)
 
 
+def test_surfaces_begin_about_the_head_and_steer_the_lifting(generator: TriPlaneGenerator) -> None:
+    torch.manual_seed(3)
+    encoder = VisibleEncoder(STARTER_ENCODER, STARTER, STARTER.num_ws).requires_grad_(False)
+    made = encoder(some_portrait(), generator)
+    assert made.surfaces is not None and made.surfaces.shape == (1, 2, 64, 64)
+    front, back = made.surfaces[0].mean((1, 2))
+    assert RADIUS - 0.35 < front < RADIUS < back < RADIUS + 0.35
+    assert encoder.lift.measure is not None
+    torch.nn.init.normal_(encoder.lift.measure)  # as after some training
+    assert encoder.surfaces is not None
+    before = encoder(some_portrait(), generator).planes
+    encoder.surfaces[-1].bias += 1
+    assert not torch.allclose(encoder(some_portrait(), generator).planes, before)
+
+
+def test_a_sample_knows_how_far_it_lies_behind_one_surface_and_before_the_other() -> None:
+    lift = PlaneLift(STARTER_ENCODER, STARTER)
+    front, back = RADIUS - 0.1, RADIUS + 0.15
+    surfaces = torch.tensor([front, back]).view(1, 2, 1, 1).expand(1, 2, 8, 8)
+    matte = torch.ones(1, 1, 8, 8)
+    matte[..., 4:] = 0  # nothing to the right
+    picture = PictureFeatures(torch.ones(1, 16, 8, 8), matte, surfaces)
+    grid = torch.tensor([[-0.5, 0.0], [-0.5, 0.0], [0.5, 0.0]]).view(1, 1, 3, 2)
+    distances = torch.tensor([front, RADIUS, RADIUS]).view(1, 1, 1, 3)
+    *near, shown, behind, ahead = lift.measures(picture.features, picture, grid, distances)[0, :, 0].numpy()
+    for channel in near:
+        assert channel[0] == pytest.approx(1) and 0 < channel[1] < 0.1  # the picture belongs to what it shows
+    assert shown.tolist() == [1, 1, 0]
+    np.testing.assert_allclose(behind, [0, np.tanh(0.1 / SURFACE_REACH), 0], atol=1e-5)
+    np.testing.assert_allclose(ahead, [np.tanh(0.25 / SURFACE_REACH), np.tanh(0.15 / SURFACE_REACH), 0], atol=1e-5)
+
+
 def test_the_same_portrait_gives_the_same_planes(encoder: VisibleEncoder, generator: TriPlaneGenerator) -> None:
     assert torch.equal(encoder(some_portrait(), generator).planes, encoder(some_portrait(), generator).planes)
 
@@ -120,4 +155,5 @@ def test_background_is_grey_whatever_the_photo_holds_there() -> None:
 
 def test_config_survives_json() -> None:
     config = EncoderConfig(channels=(16, 32, 48, 64, 80))
-    assert EncoderConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    for one in (config, STARTER_ENCODER):
+        assert EncoderConfig.from_dict(json.loads(json.dumps(one.to_dict()))) == one

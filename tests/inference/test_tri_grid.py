@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from inference.tri_grid import PlaneMerge, sample_planes
+from inference.tri_grid import PLANE_AXES, PlaneMerge, plane_means, plane_points, sample_planes
 
 
 def five_dimensional(planes: Tensor, points: Tensor, box_side: float) -> Tensor:
@@ -76,3 +76,18 @@ def test_a_cell_is_found_where_the_head_frame_says(
     expected = torch.zeros(3)
     expected[plane] = 1.0
     torch.testing.assert_close(read, expected)
+
+
+def test_planes_tell_each_other_what_they_hold_at_a_common_coordinate() -> None:
+    res = 4
+    places = plane_points(res, 1, 0.7)[:, 0]  # (3, res, res, 3); the coordinate a plane has not is 0
+    planes = places.permute(0, 3, 1, 2)[None]  # channel x, y or z holds that coordinate
+    told = plane_means(planes)[0].view(3, 2, 3, res, res)
+    for plane in range(3):
+        others = [other for other in range(3) if other != plane]
+        for place, other in enumerate(others):
+            shared = ({*PLANE_AXES[plane][:2]} & {*PLANE_AXES[other][:2]}).pop()
+            for axis in range(3):
+                # Along the axis that only the other plane has, coordinates cancel out.
+                expected = places[plane, ..., axis] if axis == shared else torch.zeros(res, res)
+                torch.testing.assert_close(told[plane, place, axis], expected, atol=1e-7, rtol=0)

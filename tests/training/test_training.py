@@ -12,13 +12,25 @@ import torch.nn.functional as F
 
 from inference import checkpoints
 from inference.camera import FOCAL, RADIUS, camera_from_vector, camera_rays, orbit_camera, project, project_tensor
-from inference.encoders import SeenPlanes
+from inference.encoders import STARTER_ENCODER, EncoderConfig, PortraitInput, SeenPlanes, VisibleEncoder
 from inference.face_networks import load_landmark_template
+from inference.generator import STARTER, TriPlaneGenerator
 from inference.stitching import stitch
 from inference.tri_grid import TriGrid
-from training.dataset import HELD_OUT_SEEDS, NO_TINT, HeadSet, colours_in_view, draw_slip, draw_tint, mirror_pairs
+from training.dataset import (
+    EMPTY_DEPTH,
+    HELD_OUT_SEEDS,
+    NO_TINT,
+    HeadSet,
+    colours_in_view,
+    draw_slip,
+    draw_tint,
+    mirror_pairs,
+)
 from training.discriminator import OcclusionAwareDiscriminator, discriminator_loss, encoder_loss
 from training.export import Export, export
+from training.grow_encoder import grow
+from training.losses import surface_loss
 from training.run import learning_rate
 from training.train_generator import GeneratorTraining, weights_of
 from training.train_generator import train as train_generator
@@ -160,7 +172,7 @@ def test_a_mirrored_head_is_the_head_in_a_mirror(heads: Path) -> None:
     assert np.allclose(np.abs(camera_x), abs(straight[1][3]), atol=0.3) and 5 < (camera_x > 0).sum() < 25
     for row, x in zip(draws, camera_x, strict=True):
         # The surface and its normals still point the same way; the ball's red grows to its left.
-        places, normals, colours = row[7:]
+        places, normals, colours = row[8:]
         assert ((places * normals).sum(1) / np.linalg.norm(places, axis=1)).min() > 0.98
         red_to_the_left = np.corrcoef(places[:, 0], colours[:, 0])[0, 1]
         assert abs(red_to_the_left) > 0.7 and (red_to_the_left > 0) == (x * straight[1][3] > 0)
@@ -235,6 +247,49 @@ def test_the_far_side_of_the_ball_is_not_seen(heads: Path) -> None:
     shown = seen_by(batch.views, batch.surface.points)[0]
     towards = batch.surface.points[0] @ batch.views.given.cameras[0, [3, 7, 11]] / 2.7
     assert (shown[towards > 0.05] == 1).all() and (shown[towards < -0.1] == 0).all()
+
+
+def test_rays_leave_the_ball_as_far_behind_its_middle_as_they_enter_it_before(heads: Path) -> None:
+    held_out = HeadSet(heads, held_out=True)
+    held_out.refresh()
+    views = held_out.batch_of(0, 1, 100, 10, np.random.default_rng(0)).views
+    fronts, backs = F.avg_pool2d(views.depths, 2)[0], views.backs[0]
+    both = (fronts < EMPTY_DEPTH) & (backs < EMPTY_DEPTH)
+    assert both.sum() > 500  # of 64 x 64 pixels
+    middle = torch.tensor(camera_rays(orbit_camera(30.0), 64)[0]).norm(dim=-1)
+    middle = middle * torch.tensor((camera_rays(orbit_camera(30.0), 64)[1] @ -orbit_camera(30.0).position) / RADIUS)
+    gap = (backs + fronts)[both] / 2 - middle[both].float()
+    assert gap.abs().median() < 0.005
+
+
+def test_true_surfaces_are_without_error_and_an_even_shift_has_no_slope(heads: Path) -> None:
+    held_out = HeadSet(heads, held_out=True)
+    held_out.refresh()
+    views = held_out.batch_of(0, 0, 100, 10, np.random.default_rng(0)).views
+    truth = torch.stack([F.avg_pool2d(views.depths, 2), views.backs], dim=1)
+    error, slope = surface_loss(truth, views)
+    assert error < 1e-6 and slope < 1e-4
+    error, slope = surface_loss(truth + 0.05, views)
+    assert error == pytest.approx(1, abs=1e-4) and slope < 1e-4
+    tilted = truth + torch.arange(64) * 0.01
+    assert surface_loss(tilted, views)[1] > 0.1
+
+
+def test_a_grown_encoder_does_what_it_did() -> None:
+    torch.manual_seed(0)
+    generator = TriPlaneGenerator(STARTER).requires_grad_(False)
+    old = VisibleEncoder(EncoderConfig(landmarks=0), STARTER, STARTER.num_ws).requires_grad_(False)
+    old.lift.place[:] = torch.randn(3, 32, 1, 1)  # even: the grown one's is coarser
+    new = VisibleEncoder(STARTER_ENCODER, STARTER, STARTER.num_ws).requires_grad_(False)
+    new.load_state_dict(grow(old.state_dict()))
+    camera = torch.from_numpy(orbit_camera(20.0).vector)[None]
+    given = PortraitInput(torch.rand(1, 4, 128, 128), camera, torch.zeros(1, 468, 3))
+    before, after = old(given, generator), new(given, generator)
+    torch.testing.assert_close(after.w_plus, before.w_plus, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(after.planes, before.planes, atol=1e-4, rtol=1e-4)
+    assert before.surfaces is None and after.surfaces is not None
+    with pytest.raises(ValueError, match="another design"):
+        grow({"trunk.weight": torch.zeros(1)})
 
 
 def test_the_occluded_encoder_starts_as_the_visible_one(heads: Path, runs: Path) -> None:
