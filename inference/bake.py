@@ -54,6 +54,10 @@ PERSON_RAMP = (0.2, 0.6)  # way from the background's to the person's colour ove
 # Matching the model's colours to the photo's
 MATCH_BLUR = 4.0  # px of the crop, about the distance of vertices: the match is of colours, not of detail
 IDENTITY_PULL = 0.02  # variance of colours, [0, 1]^2: colours that vary less than that do not turn the whole match
+PALETTE_CELLS = 32  # along each channel: colours .03 apart
+PALETTE_WIDTHS = (1.5, 3.0, 6.0, 10.0)  # cells: a colour becomes the mean of the photo's within the first of these
+PALETTE_FALL = 0.03  # weight of each wider one against the last: they speak where there is nothing nearer
+PLAIN_MISFIT = 0.05  # of colours, [0, 1], where the photo shows them: there the model is half believed elsewhere
 CORRECTION_SMOOTHNESS = 0.012  # box units, 6 mm: below this scale, photo and model may differ
 CORRECTION_REACH = 0.15  # box units, 8 cm: how far behind the border the correction fades out
 MAX_CORRECTION = 0.35  # of the range of colours; more is a wrong pixel, not a wrong tone
@@ -134,6 +138,8 @@ def bake(
     photo_colour = _soft_photo(portrait.image, trust_map, crop_px)
     tone = fit_tone(model_colour, photo_colour, visibility)
     matched = tone.apply(model_colour)
+    doubt = doubt_of(matched, photo_colour, visibility)
+    matched = matched + doubt * (Palette.of(photo_colour, visibility).nearest(matched) - matched)
     residual = np.clip(photo_colour - matched, -MAX_CORRECTION, MAX_CORRECTION)
     matched = matched[whole_vertex] + _correction(mesh, fine, residual[whole_vertex], visibility[whole_vertex])
 
@@ -257,6 +263,51 @@ def fit_tone(model: FloatArray, photo: FloatArray, weight: FloatArray) -> Tone:
     change = np.linalg.solve(covariance + IDENTITY_PULL * np.eye(3), model_spread.T @ (share * difference))
     matrix = np.eye(3) + change
     return Tone(matrix, photo_mean - model_mean @ matrix)
+
+
+def doubt_of(matched: FloatArray, photo: FloatArray, weight: FloatArray) -> float:
+    """From 0 to 1, how little matched colours (n, 3) are to be believed where no photo tells better.
+
+    It is measured where one does: by the mean square of their distance to the photo's (n, 3), by weight (n,).
+    """
+    total = 3 * weight.sum()
+    misfit = float((weight[:, None] * (photo - matched) ** 2).sum() / total) if total > 0 else 0.0
+    return misfit / (misfit + PLAIN_MISFIT**2)
+
+
+@dataclass(frozen=True)
+class Palette:
+    """Which colours the photo shows of the head.
+
+    A tone fitted to what is seen goes wild on colours that are not: dark skin behind turns red, black hair green. So
+    the unseen side of a model that misses the photo's colours is painted in them: each becomes the mean of those near.
+
+    means: (PALETTE_CELLS, PALETTE_CELLS, PALETTE_CELLS, 3) that mean for colours on a grid of red, green, blue.
+    """
+
+    means: FloatArray
+
+    @classmethod
+    def of(cls, photo: FloatArray, weight: FloatArray) -> Palette:
+        """The palette of colours (n, 3) that count as much as weight (n,); every colour, if nothing is seen."""
+        index = np.rint(np.clip(photo, 0, 1) * (PALETTE_CELLS - 1)).astype(np.int64) @ PALETTE_CELLS ** np.arange(3)
+        total = weight.sum()
+        if total <= 0:
+            axis = np.linspace(0, 1, PALETTE_CELLS)
+            return cls(np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1))
+        sums = [np.bincount(index, weight / total * value, PALETTE_CELLS**3) for value in (1.0, *photo.T)]
+        counted = np.stack(sums, axis=-1).reshape(*(PALETTE_CELLS,) * 3, 4).transpose(2, 1, 0, 3)  # red first
+        spread = sum(
+            PALETTE_FALL**rank * ndimage.gaussian_filter(counted, (width,) * 3 + (0,), mode="constant", truncate=5)
+            for rank, width in enumerate(PALETTE_WIDTHS)
+        )
+        return cls(spread[..., 1:] / np.maximum(spread[..., :1], 1e-12))
+
+    def nearest(self, colour: FloatArray) -> FloatArray:
+        """(n, 3) sRGB to the photo's colours about there, (n, 3)."""
+        place = np.clip(colour, 0, 1).T * (PALETTE_CELLS - 1)
+        channels = [ndimage.map_coordinates(self.means[..., c], place, order=1, mode="nearest") for c in range(3)]
+        return np.stack(channels, axis=1)
 
 
 def spread_over_surface(mesh: Mesh, values: FloatArray, weight: FloatArray) -> FloatArray:

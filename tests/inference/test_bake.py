@@ -12,8 +12,10 @@ from scipy import ndimage
 from inference.alignment import AlignedPortrait, FacePose
 from inference.bake import (
     ANCHOR_LANDMARKS,
+    Palette,
     TexturedHead,
     bake,
+    doubt_of,
     facing_weight,
     fill_uncovered,
     fit_tone,
@@ -234,6 +236,33 @@ def test_tone_of_a_known_mix_is_found_and_one_colour_turns_nothing() -> None:
     np.testing.assert_allclose(tone.matrix, np.eye(3), atol=1e-9)
     np.testing.assert_allclose(tone.apply(flat), flat + 0.1, atol=1e-9)
     np.testing.assert_array_equal(fit_tone(model, photo, np.zeros(500)).apply(model), model)
+
+
+def test_unseen_colours_become_those_the_photo_shows() -> None:
+    rng = np.random.default_rng(0)
+    hair, skin = np.array([0.15, 0.1, 0.08]), np.array([0.8, 0.6, 0.5])
+    photo = np.concatenate([rng.normal(hair, 0.02, (500, 3)), rng.normal(skin, 0.02, (500, 3))])
+    palette = Palette.of(photo, np.ones(1000))
+    np.testing.assert_allclose(palette.nearest(np.stack([hair, skin])), [hair, skin], atol=0.02)
+    green_hair, red_skin = [0.1, 0.3, 0.1], [0.9, 0.35, 0.3]
+    np.testing.assert_allclose(palette.nearest(np.array([green_hair, red_skin])), [hair, skin], atol=0.06)
+    anywhere = palette.nearest(rng.uniform(-0.2, 1.2, (1000, 3)))
+    assert (anywhere > hair - 0.1).all() and (anywhere < skin + 0.1).all()
+    # What is not trusted adds nothing, and without a photo colours stay as they are.
+    trusted = Palette.of(photo, np.repeat([1.0, 0.0], 500)).nearest(skin[None])
+    np.testing.assert_allclose(trusted, hair[None], atol=0.03)
+    np.testing.assert_allclose(Palette.of(photo, np.zeros(1000)).nearest(skin[None]), skin[None], atol=1e-9)
+
+
+def test_a_model_is_doubted_as_much_as_it_missed_what_is_seen() -> None:
+    photo = np.full((10, 3), 0.5)
+    seen = np.repeat([1.0, 0.0], 5)
+    assert doubt_of(photo, photo, seen) == 0
+    wrong_behind = photo + 0.3 * (1 - seen)[:, None]
+    assert doubt_of(wrong_behind, photo, seen) == 0  # nobody can know
+    small, large = (doubt_of(photo + error, photo, seen) for error in (0.02, 0.15))
+    assert small < 0.2 and large > 0.85
+    assert doubt_of(wrong_behind, photo, np.zeros(10)) == 0
 
 
 def test_correction_follows_trusted_values_fades_behind_and_never_overshoots() -> None:
