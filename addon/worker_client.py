@@ -25,11 +25,11 @@ from ..inference.messages import (
     Cancel,
     Cancelled,
     Close,
-    Done,
     Failed,
+    Job,
     Message,
+    Outcome,
     Progress,
-    Reconstruct,
     decode,
     encode,
 )
@@ -132,12 +132,12 @@ class WorkerClient:
         self._process: _Process | None = None
         self._busy = False
         self._cancelled_at: float | None = None
-        self._again: Reconstruct | None = None  # the job, as long as it may be given to another process
+        self._again: Job | None = None  # the job, as long as it may be given to another process
         self._unstarted: Failed | None = None  # news of a start that failed, for the next poll
 
     @property
     def busy(self) -> bool:
-        """A job was submitted and its Done, Failed or Cancelled has not been handed out by `poll` yet."""
+        """A job was submitted and its outcome has not been handed out by `poll` yet."""
         return self._busy
 
     @property
@@ -167,8 +167,8 @@ class WorkerClient:
         self._unstarted = None
         return True
 
-    def submit(self, job: Reconstruct) -> None:
-        """Ask for a head; a worker that died is started again. Trouble comes as Failed from `poll`.
+    def submit(self, job: Job) -> None:
+        """Ask for a head or a model; a worker that died is started again. Trouble comes as Failed from `poll`.
 
         Raises WorkerBusy while another job runs.
         """
@@ -196,7 +196,7 @@ class WorkerClient:
             messages += self._heard(self._process, wait_s)
         if any(isinstance(message, Progress) for message in messages):
             self._again = None  # the worker has taken the job
-        self._busy = self._busy and not any(isinstance(m, (Done, Failed, Cancelled)) for m in messages)
+        self._busy = self._busy and not any(isinstance(m, Outcome) for m in messages)
         if self._busy and self._cancelled_at is not None and self._clock() - self._cancelled_at > CANCEL_PATIENCE_S:
             self._kill()
             self.start()
@@ -224,7 +224,7 @@ class WorkerClient:
             return messages
         process.end(patience_s=1.0)  # its stdout has ended, so it is on its way out
         self._process = None
-        if not self._busy or any(isinstance(message, (Done, Failed, Cancelled)) for message in messages):
+        if not self._busy or any(isinstance(message, Outcome) for message in messages):
             return messages
         if self._again and not any(isinstance(message, Progress) for message in messages):
             again, self._again = self._again, None

@@ -3,13 +3,15 @@
 The file's metadata has one entry, `headcast`: JSON with the format's number, the model's name, the sizes of generator
 and encoders, and what its maker says of licence and training. Tensors lie under the prefixes generator., visible. and
 occluded., in half precision unless the file was converted, and run in single precision; whole numbers stay what they
-are. Reading such a file runs none of its content.
+are. Reading such a file runs none of its content. A file beside a model may hold its sha256, which must then match:
+index.json for all bundled ones, NAME.safetensors.sha256 for any other.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,14 +26,15 @@ from .encoder_weights import empty_encoder
 from .encoders import Encoder, EncoderConfig, OccludedEncoder, VisibleEncoder
 from .errors import WeightsDamaged, WeightsMissing
 from .generator import GeneratorConfig, TriPlaneGenerator
+from .messages import CHECKSUM_SUFFIX, MODEL_FORMAT, MODEL_METADATA_KEY, MODEL_SUFFIX
 from .panohead_encoders import KIND as PANOHEAD_KIND
 from .panohead_encoders import PanoHeadEncoderConfig
 
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 INDEX_FILE = WEIGHTS_FOLDER / "index.json"  # sha256 of each bundled file, by file name
-METADATA_KEY = "headcast"
-FORMAT = 1  # raised when older readers could not make sense of a file
-SUFFIX = ".safetensors"
+METADATA_KEY, FORMAT, SUFFIX = MODEL_METADATA_KEY, MODEL_FORMAT, MODEL_SUFFIX  # the add-on reads such files too
+SHA256 = re.compile(r"[0-9a-f]{64}")
+LONGEST_CHECKSUM_FILE = 4096  # bytes; one line with a file's name
 
 
 @dataclass(frozen=True)
@@ -54,28 +57,42 @@ def load(name_or_path: str | Path, device: torch.device | str = "cpu") -> HeadMo
     """Read a bundled model by name, or any by the path of its file.
 
     Raises WeightsMissing when there is no such file or it lacks the encoders, WeightsDamaged when it cannot be read, is
-    of another format, or is a bundled file whose checksum does not match.
+    of another format, or does not have the checksum noted beside it.
     """
     path = find(name_or_path)
     digest = checked_sha256(path)
     config, tensors = read(path)
-    if "encoders" not in config:
-        raise WeightsMissing(
-            f"The file {path.name} holds a generator but no encoders.",
-            "Choose a file that holds the encoders for this generator too.",
-        )
+    require_encoders(config, path.name)
     try:
-        generator_config = GeneratorConfig.from_dict(config["generator"])
-        generator = TriPlaneGenerator(generator_config)
-        visible, occluded = (
-            new_encoder(kind, config["encoders"][part], generator_config)
-            for kind, part in ((VisibleEncoder, "visible"), (OccludedEncoder, "occluded"))
-        )
+        generator, visible, occluded = new_networks(config)
         for part, network in (("generator", generator), ("visible", visible), ("occluded", occluded)):
             fill(network, tensors, part, device)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise WeightsDamaged(f"The weights file {path.name} does not fit together.") from error
     return HeadModel(generator, visible, occluded, config, digest, config["name"])
+
+
+def require_encoders(config: Mapping[str, Any], file: str) -> None:
+    """Raises WeightsMissing where a file does not tell of encoders, without which no head can be made."""
+    if "encoders" not in config:
+        raise WeightsMissing(
+            f"The file {file} holds a generator but no encoders.",
+            "Choose a file that holds the encoders for this generator too.",
+        )
+
+
+def new_networks(config: Mapping[str, Any]) -> tuple[TriPlaneGenerator, Encoder, Encoder]:
+    """Generator, visible and occluded encoder of the sizes a file tells, without its values.
+
+    Raises KeyError, TypeError or ValueError where the file's words do not make sense.
+    """
+    sizes = GeneratorConfig.from_dict(config["generator"])
+    generator = TriPlaneGenerator(sizes)
+    visible, occluded = (
+        new_encoder(kind, config["encoders"][part], sizes)
+        for kind, part in ((VisibleEncoder, "visible"), (OccludedEncoder, "occluded"))
+    )
+    return generator, visible, occluded
 
 
 def new_encoder(
@@ -165,13 +182,38 @@ def find(name_or_path: str | Path) -> Path:
 
 
 def checked_sha256(path: Path) -> str:
-    """The file's sha256. Raises WeightsDamaged when it is a bundled file and not as it was made."""
+    """The file's sha256. Raises WeightsDamaged when another one is noted beside it."""
     digest = sha256_of(path)
+    require_sha256(path, digest, noted_sha256(path))
     if path.resolve().parent == WEIGHTS_FOLDER.resolve() and INDEX_FILE.exists():
         expected = json.loads(INDEX_FILE.read_text(encoding="utf-8")).get(path.name, digest)
         if digest != expected:
             raise WeightsDamaged()
     return digest
+
+
+def noted_sha256(path: Path) -> str | None:
+    """What the checksum file beside a model says of it, or None without one. Raises WeightsDamaged if it says nothing.
+
+    The file is as `sha256sum` writes it: 64 hexadecimal digits, then the file's name.
+    """
+    beside = path.with_name(path.name + CHECKSUM_SUFFIX)
+    if not beside.exists():
+        return None
+    with beside.open("rb") as file:
+        words = file.read(LONGEST_CHECKSUM_FILE).decode("utf-8", errors="replace").lower().split()
+    if not words or not SHA256.fullmatch(words[0]):
+        raise WeightsDamaged(f"The file {beside.name} holds no SHA-256.", "Copy it again, or delete it.")
+    return words[0]
+
+
+def require_sha256(path: Path, found: str, expected: str | None) -> None:
+    """Raises WeightsDamaged where a checksum is expected and another was found."""
+    if expected is not None and found != expected:
+        raise WeightsDamaged(
+            f"The model {path.name} is damaged: its checksum is not the one in {path.name}{CHECKSUM_SUFFIX}.",
+            "Copy or download the model again.",
+        )
 
 
 def sha256_of(path: Path) -> str:
@@ -184,24 +226,30 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What a file says of itself, and its tensors as stored, on the CPU. Raises WeightsDamaged."""
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            metadata = (file.metadata() or {}).get(METADATA_KEY)
+            metadata = file.metadata()
             tensors = {key: file.get_tensor(key) for key in file.keys()}
     except SafetensorError as error:
         raise WeightsDamaged(f"The weights file {path.name} is damaged.") from error
-    if metadata is None:
+    return parse_config(metadata, path.name), tensors
+
+
+def parse_config(metadata: Mapping[str, str] | None, file: str) -> dict[str, Any]:
+    """What a file says of itself, from its metadata. Raises WeightsDamaged."""
+    text = (metadata or {}).get(METADATA_KEY)
+    if text is None:
         raise WeightsDamaged(
-            f"The file {path.name} holds no Headcast model.", "Choose a weights file that Headcast made or converted."
+            f"The file {file} holds no Headcast model.", "Choose a weights file that Headcast made or converted."
         )
     try:
-        config = json.loads(metadata)
-    except json.JSONDecodeError as error:
-        raise WeightsDamaged(f"The weights file {path.name} is damaged.") from error
+        config: dict[str, Any] = dict(json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise WeightsDamaged(f"The weights file {file} is damaged.") from error
     if config.get("format") != FORMAT:
         raise WeightsDamaged(
-            f"The weights file {path.name} was made for another version of Headcast.",
+            f"The weights file {file} was made for another version of Headcast.",
             "Update Headcast, or choose another model.",
         )
-    return config, tensors
+    return config
 
 
 def fill(network: nn.Module, tensors: Mapping[str, Tensor], part: str, device: torch.device | str) -> None:

@@ -1,8 +1,8 @@
 """What Blender and the reconstruction process say to each other: one JSON object a line, in both directions.
 
 Standard library only: the add-on imports this file inside Blender, where nothing else of `inference` may be imported.
-Blender sends Reconstruct, Cancel and Close. The worker says Ready once, then for each Reconstruct any number of
-Progress and exactly one of Done, Failed or Cancelled.
+Blender sends Reconstruct, Convert, Cancel and Close. The worker says Ready once, then for each Reconstruct or Convert
+any number of Progress and exactly one answer: Failed, Cancelled, or Done for a head and Converted for a model.
 """
 
 from __future__ import annotations
@@ -10,6 +10,12 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeAlias
+
+# Of model files, which both sides read; inference/checkpoints.py tells what is in them.
+MODEL_SUFFIX = ".safetensors"
+MODEL_METADATA_KEY = "headcast"
+MODEL_FORMAT = 1  # raised when older readers could not make sense of a file
+CHECKSUM_SUFFIX = ".sha256"  # model.safetensors.sha256 beside a model holds its checksum, as `sha256sum` writes it
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,17 @@ class Reconstruct:
     photo: str
     out_dir: str
     options: Options = Options()
+
+
+@dataclass(frozen=True)
+class Convert:
+    """Make the model file `out` of published weights, or check a model file and copy it there.
+
+    sources: one model file with encoders; or in any order a generator, its two encoders and their average latent.
+    """
+
+    sources: tuple[str, ...]
+    out: str
 
 
 @dataclass(frozen=True)
@@ -69,8 +86,16 @@ class Done:
 
 
 @dataclass(frozen=True)
+class Converted:
+    """The model is in `file`, whose checksum is `sha256`, hexadecimal."""
+
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Failed:
-    """No head, and nothing was written: what happened, what to do, and a button's name or "".
+    """No head or model, and nothing was written: what happened, what to do, and a button's name or "".
 
     log: lines for a bug report, such as a traceback or the worker's last words; never meant for the panel.
     """
@@ -86,7 +111,9 @@ class Cancelled:
     """The job was given up as asked, and nothing was written."""
 
 
-Message: TypeAlias = Reconstruct | Cancel | Close | Ready | Progress | Done | Failed | Cancelled
+Job: TypeAlias = Reconstruct | Convert
+Outcome: TypeAlias = Done | Converted | Failed | Cancelled  # each job has exactly one
+Message: TypeAlias = Job | Cancel | Close | Ready | Progress | Outcome
 
 # The add-on says these when the worker cannot speak for itself; `errors.WorkerDied` has its words from here.
 WORKER_DIED = Failed(
@@ -102,11 +129,13 @@ WORKER_NOT_STARTED = Failed(
 
 _KINDS: dict[str, type] = {
     "reconstruct": Reconstruct,
+    "convert": Convert,
     "cancel": Cancel,
     "close": Close,
     "ready": Ready,
     "progress": Progress,
     "done": Done,
+    "converted": Converted,
     "failed": Failed,
     "cancelled": Cancelled,
 }
@@ -129,6 +158,8 @@ def decode(line: bytes | str) -> Message:
         kind = _KINDS[content.pop("kind")]
         if kind is Reconstruct and "options" in content:
             content["options"] = Options(**content["options"])
+        if kind is Convert:
+            content["sources"] = tuple(content["sources"])  # JSON knows lists only
         return kind(**content)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadMessage(f"not a message: {line[:200]!r}") from error

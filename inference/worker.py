@@ -1,4 +1,4 @@
-"""The reconstruction process: JSON lines in, JSON lines out, one job at a time, weights kept warm between jobs.
+"""The worker process: JSON lines in, JSON lines out, one head or model at a time, weights kept warm between heads.
 
 The main thread works; a reader thread listens, so that a Cancel or the end of stdin is heard in the middle of a job.
 A running job answers its Cancel itself, at its next call of `progress`; while the engine is still being imported there
@@ -26,9 +26,13 @@ from .messages import (
     Cancel,
     Cancelled,
     Close,
+    Convert,
+    Converted,
     Done,
     Failed,
+    Job,
     Message,
+    Outcome,
     Progress,
     Ready,
     Reconstruct,
@@ -49,13 +53,13 @@ PROGRESS_PAUSE_S = 0.05  # chunk loops call often; a panel redraws 20 times a se
 class _Job:
     """A request, the flag that the reader thread raises when it is given up, and whether Blender has its answer."""
 
-    request: Reconstruct
+    request: Job
     given_up: threading.Event = field(default_factory=threading.Event)
     answered: bool = False
 
 
 class Worker:
-    """Answers each Reconstruct read from `requests` on `answers`, until Close or the end."""
+    """Answers each Reconstruct and Convert read from `requests` on `answers`, until Close or the end."""
 
     def __init__(self, requests: IO[bytes], answers: IO[bytes]) -> None:
         self._requests = requests
@@ -63,7 +67,8 @@ class Worker:
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()  # None: no more will come
         self._speaking = threading.Lock()
         self._engine_runs = threading.Event()  # the first job has imported torch
-        self._warm: tuple[tuple[str, str], Models] | None = None  # model and device of the last job, and its networks
+        # Model and device of the last head, its file's time and size, and its networks.
+        self._warm: tuple[tuple[str, str, int, int], Models] | None = None
 
     def run(self) -> None:
         """Work until there is nothing more to come."""
@@ -81,7 +86,7 @@ class Worker:
             except BadMessage as error:
                 print(error, file=sys.stderr)
                 continue
-            if isinstance(message, Reconstruct):
+            if isinstance(message, Job):
                 latest = _Job(message)
                 self._jobs.put(latest)
             elif isinstance(message, Cancel) and latest:
@@ -96,9 +101,13 @@ class Worker:
         time.sleep(CLOSE_PATIENCE_S)
         os._exit(0)  # the main thread is inside a long C call; nobody waits for its result any more
 
-    def _outcome(self, job: _Job) -> Message:
+    def _outcome(self, job: _Job) -> Outcome:
+        progress = self._progress(job)
         try:
-            return self._reconstruct(job)
+            progress(0.0, "Starting the engine")
+            if isinstance(job.request, Convert):
+                return self._convert(job.request, progress)
+            return self._reconstruct(job.request, progress)
         except JobCancelled:
             return Cancelled()
         except Exception as error:  # noqa: BLE001  the border: all is told to Blender, nothing ends the worker
@@ -107,22 +116,30 @@ class Worker:
             failure = known_failure(error)
             return Failed(failure.message, failure.hint, failure.remedy, log=trace)
 
-    def _reconstruct(self, job: _Job) -> Done:
-        request = job.request
-        progress = self._progress(job)
-        progress(0.0, "Starting the engine")
-        from . import pipeline  # here, because torch takes seconds: under a label, and its absence can be told
+    def _reconstruct(self, request: Reconstruct, progress: ReportProgress) -> Done:
+        from . import checkpoints, pipeline  # here: torch takes seconds, so under a label, and its absence can be told
 
         self._engine_runs.set()
         progress(0.0, "Loading the model")
-        which = (request.options.model, request.options.device)
+        # A model may have been removed, or another of its name been added, since it was warmed.
+        file = checkpoints.find(request.options.model).stat()
+        which = (request.options.model, request.options.device, file.st_mtime_ns, file.st_size)
         if self._warm is None or self._warm[0] != which:
             self._warm = None  # frees the old networks before the new ones come
-            self._warm = (which, pipeline.load_models(*which))
+            self._warm = (which, pipeline.load_models(request.options.model, request.options.device))
         report = pipeline.reconstruct(
             Path(request.photo), Path(request.out_dir), request.options, self._warm[1], progress
         )
         return Done(request.out_dir, report)
+
+    def _convert(self, request: Convert, progress: ReportProgress) -> Converted:
+        from . import model_copy  # here, for the same reason
+
+        self._engine_runs.set()
+        self._warm = None  # a conversion needs the memory
+        sources = [Path(source) for source in request.sources]
+        made = model_copy.convert_or_copy(sources, Path(request.out), progress)
+        return Converted(str(made.path), made.sha256)
 
     def _progress(self, job: _Job) -> ReportProgress:
         """Progress that raises JobCancelled once the job is given up, and tells Blender as often as it can redraw."""

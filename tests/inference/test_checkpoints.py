@@ -78,6 +78,28 @@ def test_a_bundled_file_that_changed_is_refused(saved: Path) -> None:
         checkpoints.load("small")
 
 
+def test_a_file_that_differs_from_the_checksum_beside_it_is_refused(
+    generator: TriPlaneGenerator, weights_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("models") / "mine.safetensors"
+    visible = VisibleEncoder(SMALL_ENCODER, SMALL, SMALL.num_ws)
+    occluded = OccludedEncoder(SMALL_ENCODER, SMALL, SMALL.num_ws)
+    digest = checkpoints.save(path, generator, visible, occluded, "mine", {})
+    beside = path.with_name("mine.safetensors.sha256")
+    beside.write_text(f"{digest.upper()} *mine.safetensors\r\n")
+    assert checkpoints.load(path).sha256 == digest
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1  # one bit of one weight
+    path.write_bytes(content)
+    with pytest.raises(WeightsDamaged, match=r"mine\.safetensors is damaged: its checksum"):
+        checkpoints.load(path)
+    beside.write_text("<!DOCTYPE html>")
+    with pytest.raises(WeightsDamaged, match="no SHA-256"):
+        checkpoints.load(path)
+    beside.unlink()
+    assert checkpoints.load(path).sha256 != digest
+
+
 @pytest.mark.parametrize("kept", [0, 4, 1000])
 def test_a_file_that_ends_early_is_refused(saved: Path, kept: int) -> None:
     saved.write_bytes(saved.read_bytes()[:kept])

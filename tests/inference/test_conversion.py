@@ -15,7 +15,6 @@ import time
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,16 +35,11 @@ from inference.errors import (
     SourceRefused,
     SourceUnsupported,
 )
-from inference.panohead_encoders import (
-    GradualStyleEncoder,
-    PanoHeadEncoder,
-    ResidualEncoderConfig,
-    StyleEncoderConfig,
-    TriGridResidualEncoder,
-)
+from inference.panohead_encoders import PanoHeadEncoder
 from inference.progress import Cancelled, silent
 
 from . import published_pickle as published
+from .published_encoders import ENCODER_FILE_NAMES, EncoderFiles, encoder_state, write_encoders
 from .published_pickle import Blob, Persistent, ViewOf, storage_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -596,39 +590,6 @@ def test_a_harmless_pickle_of_something_else_is_called_so(content: Any, tmp_path
 # Encoders
 
 
-ENCODER_FILE_NAMES = ("visible_net.pt", "occluded_net.pt", "latent_avg.npy")
-TINY_WIDTHS = (16, 32, 48, 64)
-
-
-@dataclass(frozen=True)
-class EncoderFiles:
-    """The three files beside a generator, and the tensors that went into them."""
-
-    visible: Path
-    occluded: Path
-    latent_avg: Path
-    states: dict[str, dict[str, Tensor]]
-    average: Tensor
-
-    @property
-    def paths(self) -> list[Path]:
-        return [self.visible, self.occluded, self.latent_avg]
-
-
-def encoder_state(seed: int) -> dict[str, Tensor]:
-    """Both stages, small, for the generator of the published pickle, as a training names them."""
-    torch.manual_seed(seed)
-    config = published.tiny_config()
-    channels = 3 * config.plane_channels * config.planes_depth
-    stages = {
-        "psp_encoder": GradualStyleEncoder(StyleEncoderConfig(TINY_WIDTHS, config.num_ws)),
-        "triplanenet_encoder": TriGridResidualEncoder(
-            ResidualEncoderConfig(2, TINY_WIDTHS, "nearest", (64, 48, 32, 16), head_channels=8, plane_channels=channels)
-        ),
-    }
-    return {f"{stage}.{key}": value for stage, network in stages.items() for key, value in network.state_dict().items()}
-
-
 @pytest.fixture(scope="module")
 def states() -> dict[str, dict[str, Tensor]]:
     return {"visible": encoder_state(1), "occluded": encoder_state(2)}
@@ -636,14 +597,7 @@ def states() -> dict[str, dict[str, Tensor]]:
 
 @pytest.fixture
 def encoders(states: dict[str, dict[str, Tensor]], tmp_path: Path) -> EncoderFiles:
-    config = published.tiny_config()
-    average = torch.randn(config.num_ws, config.w_dim, generator=torch.Generator().manual_seed(3))
-    visible, occluded, latent_avg = (tmp_path / name for name in ENCODER_FILE_NAMES)
-    files = EncoderFiles(visible, occluded, latent_avg, states, average)
-    torch.save(states["visible"], files.visible)
-    torch.save(states["occluded"], files.occluded)
-    np.save(files.latent_avg, average.numpy())
-    return files
+    return write_encoders(tmp_path, states)
 
 
 def assert_joined(out: Path, states: dict[str, dict[str, Tensor]], average: Tensor) -> checkpoints.HeadModel:

@@ -13,6 +13,8 @@ from inference.messages import (
     Cancel,
     Cancelled,
     Close,
+    Convert,
+    Converted,
     Done,
     Failed,
     Options,
@@ -31,11 +33,13 @@ STRANGE_PATH = "/tmp/Ünï cödé 写真/\udcff\n.jpg"  # accents, Chinese, a by
     "message",
     [
         Reconstruct(STRANGE_PATH, "out", Options("a b", "cpu", 64, 900, 128, seed=7, refinement="best")),
+        Convert((STRANGE_PATH, "visible_net.pt"), "models/a b.safetensors"),
         Cancel(),
         Close(),
         Ready(pid=12, python="3.11.9"),
         Progress(0.25, "Shaping the surface"),
         Done("out", {"mesh": {"height_m": 0.25}, "warnings": []}),
+        Converted(STRANGE_PATH, "0" * 64),
         Failed("What happened.", "What to do.", "retry", "Traceback\n  ..."),
         Cancelled(),
     ],
@@ -63,6 +67,7 @@ def test_options_left_out_are_the_defaults():
         b'{"kind": "done", "x": 1}',
         b'{"kind": "reconstruct", "photo": "a", "out_dir": "b", "options": {"colour": 3}}',
         b'{"kind": ["done"]}',
+        b'{"kind": "convert", "sources": 3, "out": "a"}',
     ],
 )
 def test_a_line_that_is_no_message_is_refused(line):

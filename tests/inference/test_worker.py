@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,8 @@ from headcast.addon.worker_client import WorkerClient
 from headcast.inference.messages import (
     WORKER_DIED,
     Cancelled,
+    Convert,
+    Converted,
     Done,
     Failed,
     Message,
@@ -25,8 +29,11 @@ from headcast.inference.messages import (
     encode,
 )
 from PIL import Image
+from safetensors.torch import save_file
 
-from inference import cli
+from inference import checkpoints, cli
+
+from .published_encoders import write_published
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 120.0  # for one job on a busy machine, torch's import included
@@ -146,6 +153,47 @@ def test_cancel_is_answered_while_a_new_worker_still_imports_torch(astronaut, sm
         assert isinstance(heard[-1], Done) and not any(isinstance(message, Cancelled) for message in heard)
     finally:
         client.close()
+
+
+def test_published_files_become_a_model_which_makes_the_next_head(client, tmp_path):
+    sources, out = write_published(tmp_path), tmp_path / "modèle.safetensors"
+    client.submit(Convert(tuple(map(str, sources)), str(out)))
+    heard = until_answered(client)
+    assert heard[-1] == Converted(str(out), checkpoints.sha256_of(out))
+    labels = list(dict.fromkeys(message.label for message in heard if isinstance(message, Progress)))
+    assert labels[0] == "Starting the engine" and labels[-1] == "Writing the file" and len(labels) >= 4
+    fractions = [message.fraction for message in heard if isinstance(message, Progress)]
+    assert fractions == sorted(fractions) and fractions[-1] == 1.0
+    assert checkpoints.load(out).config["commercial_use"] is False
+
+
+def test_a_file_that_is_no_model_fails_in_words_and_the_worker_lives_on(client, simple_model, tmp_path):
+    source, out = tmp_path / "model.pkl", tmp_path / "out.safetensors"
+    source.write_bytes(b"no pickle")
+    client.submit(Convert((str(source),), str(out)))
+    failed = until_answered(client)[-1]
+    assert isinstance(failed, Failed) and "no encoders" in failed.message and failed.hint
+    pid = client.pid
+    client.submit(Convert((simple_model,), str(out)))
+    assert until_answered(client)[-1] == Converted(str(out), checkpoints.sha256_of(Path(simple_model)))
+    assert client.pid == pid
+
+
+def test_a_model_that_vanished_or_was_replaced_is_not_used_from_memory(client, astronaut, small, tmp_path):
+    model = tmp_path / "passing.safetensors"
+    model.write_bytes(Path(small.model).read_bytes())
+    job = Reconstruct(str(astronaut), str(tmp_path / "out"), replace(small, model=str(model)))
+    client.submit(job)
+    done = until_answered(client)[-1]
+    assert isinstance(done, Done) and done.report["model"]["name"] == "neck and sphere"
+    config, tensors = checkpoints.read(model)
+    save_file(tensors, model, metadata={checkpoints.METADATA_KEY: json.dumps({**config, "name": "another"})})
+    client.submit(job)
+    assert until_answered(client)[-1].report["model"]["name"] == "another"
+    model.unlink()
+    client.submit(job)
+    failed = until_answered(client)[-1]
+    assert isinstance(failed, Failed) and str(model) in failed.message
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory of another process is read from /proc")
