@@ -1,4 +1,4 @@
-"""The buttons: start and cancel a reconstruction, choose the photo, open folders. Thin: the work is elsewhere."""
+"""The panel's buttons: start and cancel a head, choose the photo, open folders. Thin: the work is elsewhere."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ import bpy
 from bpy.app.translations import pgettext_rpt
 from bpy.props import BoolProperty, EnumProperty, StringProperty
 
-from ..inference.messages import Cancelled, Done, Failed, Progress, Reconstruct
-from . import EXTENSION, properties
+from ..inference.messages import Cancelled, Done, Failed, Outcome, Progress, Reconstruct
+from . import properties
 from .import_head import ImportFailed, import_head
+from .model_file import UNFIT_FOR_FILES
 from .photo_file import ImageUnusable, PhotoFile, photo_file
 from .preferences import preferences, worker_place
-from .session import SESSION, Outcome
+from .session import SESSION
+from .user_folder import user_folder
 
 TIMER_S = 0.1  # how often a running job is looked after
 WAIT_S = 0.1  # how long a blocking run sleeps between two looks
-UNFIT_FOR_FILES = r'[<>:"/\\|?*\x00-\x1f]'  # on Windows, the strictest
 PHOTO_SUFFIXES = ".jpg;.jpeg;.png;.tif;.tiff;.webp;.bmp"
 WAITING_FOR_OBJECT_MODE = Progress(1.0, "Done: switch to Object Mode to receive the head")
 PHOTO_NOT_COPIED = Failed(
@@ -32,7 +33,7 @@ PHOTO_NOT_COPIED = Failed(
 
 def heads_folder() -> Path:
     """Where job folders go: head.glb and its report stay there for other programs. May not exist yet."""
-    return Path(bpy.utils.extension_path_user(EXTENSION, path="heads"))
+    return user_folder("heads")
 
 
 def new_job_folder(name: str) -> Path:
@@ -45,7 +46,7 @@ def new_job_folder(name: str) -> Path:
 def why_not(context: bpy.types.Context) -> str:
     """What keeps the button grey, in words for its tooltip; empty when nothing does."""
     if SESSION.running:
-        return "A head is being reconstructed"
+        return SESSION.occupation
     if not preferences().consent:
         return "Confirm first that you may use the likeness of the person in the photo"
     if context.scene.headcast.image is None:
@@ -117,10 +118,14 @@ class HEADCAST_OT_reconstruct(bpy.types.Operator):
         self._photo_forget()
 
     def _submit(self, context: bpy.types.Context) -> bool:
-        """Send the job to the worker; False if the image is no photo, which is told."""
+        """Send the job to the worker; False if the model is gone or the image is no photo, which is told."""
         settings = context.scene.headcast
         self._photo: PhotoFile | None = None
         self._passing_folder = tempfile.TemporaryDirectory(prefix="headcast-", dir=bpy.app.tempdir)
+        if missing := settings.missing_model():
+            self._photo_forget()
+            self._fail(missing)
+            return False
         try:
             self._photo = photo_file(settings.image, Path(self._passing_folder.name))
         except (ImageUnusable, OSError) as error:
@@ -148,6 +153,7 @@ class HEADCAST_OT_reconstruct(bpy.types.Operator):
             SESSION.finish()
             self.report({"INFO"}, "Reconstruction cancelled")
             return {"CANCELLED"}
+        assert isinstance(outcome, Done)  # a head was asked for
         warnings = outcome.report.get("warnings", [])
         SESSION.finish(warnings=warnings)
         for warning in warnings:
@@ -186,9 +192,11 @@ timers = Timers()
 
 
 def redraw_panels(context: bpy.types.Context) -> None:
-    """Have every 3D viewport draw its sidebar again: a timer alone redraws nothing."""
+    """Have every sidebar of a 3D viewport and the preferences drawn again: a timer alone redraws nothing."""
     for window in context.window_manager.windows:
         for area in window.screen.areas:
+            if area.type == "PREFERENCES":
+                area.tag_redraw()
             if area.type == "VIEW_3D":
                 for region in area.regions:
                     if region.type == "UI":
@@ -196,7 +204,7 @@ def redraw_panels(context: bpy.types.Context) -> None:
 
 
 class HEADCAST_OT_cancel(bpy.types.Operator):
-    """Give up the running reconstruction. Esc does the same"""
+    """Give up the head or the model that is being made. Esc does the same"""
 
     bl_idname = "headcast.cancel"
     bl_label = "Cancel"
@@ -289,7 +297,7 @@ class HEADCAST_OT_open_folder(bpy.types.Operator):
     folder: EnumProperty(
         items=[
             ("HEADS", "Heads", "Finished heads as GLB, with their reports"),
-            ("MODELS", "Models", "Put further models here"),
+            ("MODELS", "Models", "Models you have added"),
         ]
     )
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import textwrap
-
 import bpy
-from bpy.app.translations import pgettext_iface, pgettext_rpt
 
+from ..inference.messages import Reconstruct
 from . import EXTENSION
 from .preferences import preferences
 from .session import SESSION
+from .widgets import draw_progress, draw_wrapped
 
-CHARACTER_WIDTH_PX = 7  # of Blender's interface font at scale 1, on the average
-MARGIN_PX = 60  # box borders and the icon
 PREFERENCES_REMEDIES = {"preferences", "reinstall"}  # failures whose way out begins in the preferences
 
 
@@ -51,28 +48,23 @@ class HEADCAST_PT_main(bpy.types.Panel):
             row.prop(preferences(), "consent")
 
         if SESSION.running:
-            self._draw_progress(layout)
+            draw_progress(layout)
         else:
             row = layout.row()
             row.scale_y = 1.6
             row.operator("headcast.reconstruct", icon="USER")
         self._draw_last(context, layout)
 
-    def _draw_progress(self, layout: bpy.types.UILayout) -> None:
-        label = "Cancelling" if SESSION.cancelling else SESSION.progress.label
-        layout.progress(factor=SESSION.progress.fraction, type="BAR", text=pgettext_iface(label), translate=False)
-        layout.operator("headcast.cancel", icon="CANCEL")
-
     def _draw_last(self, context: bpy.types.Context, layout: bpy.types.UILayout) -> None:
-        """What the last job had to say, until the next one begins."""
-        if SESSION.failure:
+        """What the last head's job had to say, until the next one begins."""
+        if SESSION.failure and SESSION.kind is Reconstruct:
             box = layout.box()
-            _draw_wrapped(context, box, SESSION.failure.message, "ERROR")
-            _draw_wrapped(context, box, SESSION.failure.hint, "INFO")
+            draw_wrapped(context, box, SESSION.failure.message, "ERROR")
+            draw_wrapped(context, box, SESSION.failure.hint, "INFO")
             if SESSION.failure.remedy in PREFERENCES_REMEDIES:
                 box.operator("preferences.addon_show", text="Open Preferences", icon="PREFERENCES").module = EXTENSION
         for warning in SESSION.warnings:
-            _draw_wrapped(context, layout.box(), warning, "INFO")
+            draw_wrapped(context, layout.box(), warning, "INFO")
 
 
 class HEADCAST_PT_quality(bpy.types.Panel):
@@ -94,15 +86,6 @@ class HEADCAST_PT_quality(bpy.types.Panel):
         for name in ("grid", "faces", "texture_size", "seed"):
             layout.prop(context.scene.headcast, name)
         layout.operator("headcast.open_folder", text="Open Folder of Heads", icon="FILE_FOLDER").folder = "HEADS"
-
-
-def _draw_wrapped(context: bpy.types.Context, layout: bpy.types.UILayout, text: str, icon: str) -> None:
-    """Label broken into lines: Blender's labels are cut off at the region's edge."""
-    width = context.region.width / context.preferences.system.ui_scale - MARGIN_PX
-    column = layout.column(align=True)
-    for line in textwrap.wrap(pgettext_rpt(text), max(20, int(width / CHARACTER_WIDTH_PX))):
-        column.label(text=line, icon=icon, translate=False)
-        icon = "BLANK1"
 
 
 CLASSES = (HEADCAST_PT_main, HEADCAST_PT_quality)

@@ -1,4 +1,4 @@
-"""What belongs to the user and not to a file: consent, and the Python that does the work."""
+"""What belongs to the user and not to a file: consent, the Python that does the work, and the models."""
 
 from __future__ import annotations
 
@@ -9,9 +9,16 @@ import bpy
 from bpy.app.translations import pgettext_iface
 from bpy.props import BoolProperty, StringProperty
 
+from ..inference.messages import Convert
 from . import EXTENSION, properties
 from .engine import PYTHON_MIN, EngineCheck, check_engine, pip_command
-from .session import WorkerPlace
+from .model_file import ModelUnusable, inspect_model, noted_sha256
+from .session import SESSION, WorkerPlace
+from .widgets import draw_progress, draw_wrapped
+
+BUNDLED_WEIGHTS = Path(__file__).resolve().parent.parent / "inference" / "weights"
+REUSE_ICONS = {True: "CHECKMARK", False: "ERROR", None: "QUESTION"}
+SHOWN_DIGITS = 16  # of a checksum: enough to tell models apart by eye
 
 _last_check: tuple[tuple[str, ...], EngineCheck] | None = None  # the Python that was asked, and what it answered
 
@@ -52,7 +59,7 @@ class HEADCAST_AP_preferences(bpy.types.AddonPreferences):
         subtype="FILE_PATH",
     )
 
-    def draw(self, _context: bpy.types.Context) -> None:
+    def draw(self, context: bpy.types.Context) -> None:
         layout = self.layout
         layout.prop(self, "consent")
 
@@ -69,11 +76,42 @@ class HEADCAST_AP_preferences(bpy.types.AddonPreferences):
 
         box = layout.box()
         box.label(text="Models", icon="MESH_MONKEY")
-        box.label(text="Starter, bundled", translate=True)
+        _draw_model(context, box, BUNDLED_WEIGHTS / (properties.DEFAULTS.model + properties.MODEL_SUFFIX), bundled=True)
         for path in properties.user_models():
-            box.label(text=path.stem, translate=False)
-        box.operator("headcast.open_folder", text="Open Models Folder", icon="FILE_FOLDER").folder = "MODELS"
-        box.operator("headcast.open_folder", text="Open Folder of Heads", icon="FILE_FOLDER").folder = "HEADS"
+            _draw_model(context, box, path, bundled=False)
+        if SESSION.converting:
+            draw_progress(box)
+        else:
+            box.operator("headcast.choose_model_files", icon="ADD")
+        if SESSION.failure and SESSION.kind is Convert:
+            draw_wrapped(context, box, SESSION.failure.message, "ERROR")
+            draw_wrapped(context, box, SESSION.failure.hint, "INFO")
+        row = box.row()
+        row.operator("headcast.open_folder", text="Open Models Folder", icon="FILE_FOLDER").folder = "MODELS"
+        row.operator("headcast.open_folder", text="Open Folder of Heads", icon="FILE_FOLDER").folder = "HEADS"
+
+
+def _draw_model(context: bpy.types.Context, layout: bpy.types.UILayout, path: Path, bundled: bool) -> None:
+    """Name and size, whether heads made with it may be sold, its licence, and the button that removes it."""
+    box = layout.box()
+    row = box.row()
+    row.label(text="Starter, bundled" if bundled else path.stem, translate=bundled)
+    seen = inspect_model(path)
+    if not isinstance(seen, ModelUnusable):
+        row.label(text=f"{seen.size / 1e6:,.1f} MB", translate=False)
+    if not bundled:
+        row.operator("headcast.remove_model", text="", icon="TRASH").file = path.name
+    if isinstance(seen, ModelUnusable):
+        draw_wrapped(context, box, seen.message, "ERROR")
+        draw_wrapped(context, box, seen.hint, "INFO")
+        return
+    if not seen.has_encoders:
+        box.label(text="A generator without encoders: no head can be made with it", icon="ERROR")
+    may_sell = True if bundled else seen.commercial_use  # nothing else is ever bundled, see the README
+    box.label(text=properties.REUSABLE[may_sell], icon=REUSE_ICONS[may_sell])
+    draw_wrapped(context, box, seen.licence or "Its file does not say under which licence it is", "BLANK1")
+    if digits := noted_sha256(path)[:SHOWN_DIGITS]:
+        box.label(text=f"SHA-256 {digits}", icon="BLANK1", translate=False)
 
 
 def _draw_check(layout: bpy.types.UILayout, place: WorkerPlace, check: EngineCheck) -> None:

@@ -6,13 +6,13 @@ import zlib
 from pathlib import Path
 
 import bpy
-from bpy.props import EnumProperty, IntProperty, PointerProperty
+from bpy.props import EnumProperty, IntProperty, PointerProperty, StringProperty
 
-from ..inference.messages import Options
-from . import EXTENSION
+from ..inference.messages import MODEL_SUFFIX, Failed, Options
+from .model_file import ModelFile, inspect_model
+from .user_folder import user_folder
 
 DEFAULTS = Options()
-MODEL_SUFFIX = ".safetensors"
 
 # Identifier: label, description, (grid, faces, texture).
 QUALITIES = {
@@ -24,8 +24,8 @@ CUSTOM = "CUSTOM"  # the numbers below fit none of them
 
 
 def models_folder() -> Path:
-    """Where users put further models; may not exist yet."""
-    return Path(bpy.utils.extension_path_user(EXTENSION, path="models"))
+    """Where the user's own models lie; may not exist yet."""
+    return user_folder("models")
 
 
 def user_models() -> list[Path]:
@@ -33,18 +33,45 @@ def user_models() -> list[Path]:
     return sorted(models_folder().glob("*" + MODEL_SUFFIX))
 
 
-_model_items: list[tuple[str, str, str, int]] = []  # Blender keeps no copy of the strings of a dynamic list
+# Identifier (name of the bundled model, or path), label, description, number.
+ModelItem = tuple[str, str, str, int]
+# Blender keeps no copy of the strings of a dynamic list, and a menu that is open may still show those of an earlier
+# one: none is ever given up. There are as many as models were seen.
+_kept_items: dict[ModelItem, ModelItem] = {}
+_model_items: list[ModelItem] = []
+
+MISSING_HINT = "Add it again in Headcast's preferences, or choose another model."
+REUSABLE = {
+    True: "Free for commercial use",
+    False: "Non-commercial use only, also of heads made with it",
+    None: "Read its licence in the preferences before commercial use",
+}
 
 
-def _models(
-    _settings: bpy.types.bpy_struct | None, _context: bpy.types.Context | None
-) -> list[tuple[str, str, str, int]]:
-    items = [(DEFAULTS.model, "Starter", "The model that comes with Headcast", 0)]
-    for path in user_models():
-        # A .blend stores the number: it must not depend on which other models there are.
-        items.append((str(path), path.stem, "A model that you have added", 1 + zlib.crc32(path.name.encode()) % 2**30))
-    _model_items[:] = items
+def _models(settings: HEADCAST_PG_settings | None, _context: bpy.types.Context | None) -> list[ModelItem]:
+    """Items of the model menu: the bundled one, the user's, and the chosen one even if its file has vanished."""
+    items = [(DEFAULTS.model, "Starter", "The model that comes with Headcast. Free for commercial use", 0)]
+    models = user_models()
+    for path in models:
+        seen = inspect_model(path)
+        told = REUSABLE[seen.commercial_use] if isinstance(seen, ModelFile) else seen.message
+        items.append((str(path), path.stem, told, _number(path.name)))
+    chosen = settings.model_file if settings is not None else ""
+    if chosen and chosen not in {path.name for path in models}:
+        path = models_folder() / chosen
+        items.append((str(path), f"{path.stem} (missing)", "Its file is not there any more", _number(chosen)))
+    _model_items[:] = [_kept_items.setdefault(item, item) for item in items]
     return _model_items
+
+
+def _number(file_name: str) -> int:
+    """What a .blend stores of a choice: it must not depend on which other models there are."""
+    return 1 + zlib.crc32(file_name.encode()) % 2**30
+
+
+def _remember_model(settings: HEADCAST_PG_settings, _context: bpy.types.Context) -> None:
+    """Keep the chosen file's name too: the number alone could not tell it once the file is gone."""
+    settings.model_file = "" if settings.model == DEFAULTS.model else Path(settings.model).name
 
 
 _QUALITY_ORDER = [*QUALITIES, CUSTOM]
@@ -69,7 +96,10 @@ class HEADCAST_PG_settings(bpy.types.PropertyGroup):
         name="Photo",
         description="Portrait to reconstruct: one face, both eyes visible",
     )
-    model: EnumProperty(items=_models, name="Model", description="Trained weights that imagine the unseen side")
+    model: EnumProperty(
+        items=_models, update=_remember_model, name="Model", description="Trained weights that imagine the unseen side"
+    )
+    model_file: StringProperty(options={"HIDDEN"})  # its name in the models folder; "" for the bundled one
     device: EnumProperty(
         name="Device",
         description="Where the reconstruction is computed",
@@ -134,6 +164,13 @@ class HEADCAST_PG_settings(bpy.types.PropertyGroup):
             seed=self.seed,
             refinement=self.refinement.lower(),
         )
+
+    def missing_model(self) -> Failed | None:
+        """What to tell the user if the chosen model's file is not there; None if it is."""
+        if self.model == DEFAULTS.model or Path(self.model).is_file():
+            return None
+        what = f"The model {Path(self.model).stem} is missing: there is no file {self.model}."
+        return Failed(what, MISSING_HINT, "preferences")
 
 
 CLASSES = (HEADCAST_PG_settings,)

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import bpy
 
-from . import operators, panel, preferences, properties
+from . import model_operators, operators, panel, preferences, properties
 from .session import SESSION
 
-CLASSES = (*properties.CLASSES, *preferences.CLASSES, *operators.CLASSES, *panel.CLASSES)
+CLASSES = (
+    *properties.CLASSES,
+    *preferences.CLASSES,
+    *operators.CLASSES,
+    *model_operators.CLASSES,
+    *panel.CLASSES,
+)
 
 
 def register() -> None:
@@ -21,6 +27,7 @@ def unregister() -> None:
     """End what runs, then forget every class: no timer and no process stays behind."""
     operators.timers.stop()
     SESSION.close()
+    model_operators.passing.forget()
     del bpy.types.Scene.headcast
     for cls in reversed(CLASSES):
         bpy.utils.unregister_class(cls)

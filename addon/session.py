@@ -1,4 +1,4 @@
-"""The one reconstruction a Blender runs at a time: its worker, how far it is, and what went wrong last.
+"""The one job a Blender runs at a time, a head or a model: its worker, how far it is, and what went wrong last.
 
 No bpy in here, and nothing of this is kept in the scene: a failed or cancelled job leaves the .blend as it was.
 """
@@ -9,10 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..inference.messages import Cancelled, Done, Failed, Progress, Reconstruct
+from ..inference.messages import Cancelled, Convert, Failed, Job, Outcome, Progress, Reconstruct
 from .worker_client import WorkerClient
-
-Outcome = Done | Failed | Cancelled
 
 BEGINNING = Progress(0.0, "Starting the engine")
 
@@ -34,6 +32,7 @@ class Session:
         self.cancelling = False
         self.failure: Failed | None = None  # of the last job, if it failed
         self.warnings: Sequence[str] = ()  # of the last job, if it succeeded
+        self.kind: type[Job] = Reconstruct  # of the last job: the panel tells of heads, the preferences of models
         self.running = False  # from submit until `finish`: the operator still has to bring the head into the scene
         self._client: WorkerClient | None = None
         self._place: WorkerPlace | None = None
@@ -43,13 +42,23 @@ class Session:
         """Process id of the worker while it lives."""
         return self._client.pid if self._client else None
 
-    def submit(self, place: WorkerPlace, job: Reconstruct) -> None:
-        """Ask for a head. A worker of another Python than `place` names is ended first, which takes a moment."""
+    @property
+    def converting(self) -> bool:
+        """A model is being added."""
+        return self.running and self.kind is Convert
+
+    @property
+    def occupation(self) -> str:
+        """Why another job has to wait, in words for a tooltip."""
+        return "A model is being added" if self.converting else "A head is being reconstructed"
+
+    def submit(self, place: WorkerPlace, job: Job) -> None:
+        """Ask for a head or a model. A worker of another Python than `place` names is ended first: some seconds."""
         if self._client is None or self._place != place:
             self.close()
             self._client, self._place = WorkerClient(place.python_command, place.root, place.extra_paths), place
         self.progress, self.cancelling, self.failure, self.warnings = BEGINNING, False, None, ()
-        self.running = True
+        self.kind, self.running = type(job), True
         self._client.submit(job)
 
     def poll(self, wait_s: float = 0.0) -> Outcome | None:
@@ -59,7 +68,7 @@ class Session:
         for message in self._client.poll(wait_s):
             if isinstance(message, Progress):
                 self.progress = message
-            elif isinstance(message, (Done, Failed, Cancelled)):
+            elif isinstance(message, Outcome):
                 return message
         return None
 
@@ -69,9 +78,11 @@ class Session:
             self.cancelling = True
             self._client.cancel()
 
-    def finish(self, failure: Failed | None = None, warnings: Sequence[str] = ()) -> None:
-        """The job is over for the user: free the button, and keep what the panel shall say about it."""
-        self.running, self.cancelling = False, False
+    def finish(
+        self, failure: Failed | None = None, warnings: Sequence[str] = (), kind: type[Job] = Reconstruct
+    ) -> None:
+        """The job is over for the user: free the buttons, and keep what panel or preferences shall say about it."""
+        self.running, self.cancelling, self.kind = False, False, kind
         self.failure, self.warnings = failure, tuple(warnings)
 
     def close(self) -> None:

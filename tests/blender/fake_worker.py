@@ -1,12 +1,14 @@
-"""A process that speaks the worker's language and copies a prepared job folder instead of computing one.
+"""A process that speaks the worker's language and copies a prepared job folder or model instead of computing one.
 
     fake_worker.py HOW FOLDER -I start_worker.py ROOT ...
 
 HOW: "done" answers with a copy of FOLDER, "fail" with an error, "die" ends in mid-job, "wait" works until cancelled.
+Of a model, "done" makes a copy of the last source, and the others leave half of one.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import sys
@@ -19,6 +21,8 @@ from inference.messages import (  # noqa: E402
     Cancel,
     Cancelled,
     Close,
+    Convert,
+    Converted,
     Done,
     Failed,
     Message,
@@ -39,6 +43,16 @@ def say(message: Message) -> None:
 say(Ready(os.getpid(), "3.11"))
 for line in sys.stdin.buffer:
     message = decode(line)
+    if isinstance(message, Convert):
+        say(Progress(0.5, "Checking the weights"))
+        content = Path(message.sources[-1]).read_bytes()
+        Path(message.out).write_bytes(content if how == "done" else content[: len(content) // 2])
+        if how == "done":
+            say(Converted(message.out, hashlib.sha256(content).hexdigest()))
+        elif how == "fail":
+            say(Failed("The file to convert is damaged, or no model file.", "Download the model again."))
+        elif how == "die":
+            os._exit(137)
     if isinstance(message, Reconstruct):
         say(Progress(0.5, "Shaping the surface"))
         if how == "done":

@@ -224,7 +224,7 @@ def test_user_models_are_offered_beside_the_starter(blender: ModuleType) -> None
         assert settings.model.endswith("my model.safetensors")  # what the file stored means the same model still
     finally:
         shutil.rmtree(folder)
-    assert blender.context.scene.headcast.options().model in ("", "starter")
+    assert blender.context.scene.headcast.missing_model().message.startswith("The model my model is missing")
 
 
 def test_quality_sets_the_numbers_and_follows_them(blender: ModuleType) -> None:
