@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from . import checkpoints, encoder_files, panohead_pickle
@@ -300,6 +301,8 @@ def write_whole(
             os.replace(fresh, out)
     except OSError as error:
         raise OutputNotWritable(f"The file {out} cannot be written ({error.strerror or error}).") from error
+    except SafetensorError as error:  # its writer has no other error, and tells of a full disk in words only
+        raise OutputNotWritable(f"The file {out} cannot be written ({error}).") from error
     return digest
 
 

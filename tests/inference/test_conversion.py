@@ -955,6 +955,20 @@ def test_a_failed_or_cancelled_conversion_leaves_what_was_there(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["easy-khair.pkl", "panohead.safetensors"]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="limits the size of files")
+def test_a_disk_that_fills_up_while_the_model_is_written_is_told(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "panohead.safetensors"
+    code = (
+        "import resource, sys; sys.path.insert(0, sys.argv[1]); from inference import cli; "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, resource.RLIM_INFINITY)); "
+        "sys.exit(cli.main(['convert', sys.argv[2], '--out', sys.argv[3]]))"
+    )
+    command = [sys.executable, "-c", code, str(ROOT), str(source), str(out)]
+    result = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
+    assert result.returncode == cli.EXIT_KNOWN and "cannot be written" in result.stderr, result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == [source.name]
+
+
 def test_sources_that_make_no_model_are_refused_with_a_reason(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "panohead.safetensors"
     with pytest.raises(BadOption, match="2 files"):
