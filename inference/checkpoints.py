@@ -1,4 +1,4 @@
-"""Weights on disk: one safetensors file holds a generator, its two encoders, and the sizes to rebuild them.
+"""Weights on disk: one safetensors file holds a generator, its two encoders if any, and the sizes to rebuild them.
 
 The file's metadata has one entry, `headcast`: JSON with the format's number, the model's name, the sizes of generator
 and encoders, and what its maker says of licence and training. Tensors lie under the prefixes generator., visible. and
@@ -38,13 +38,14 @@ SUFFIX = ".safetensors"
 class HeadModel:
     """The networks of one model, ready to use: on their device, in single precision, without gradients.
 
-    config: the file's own words about itself (format, name, sizes, licence, training).
-    sha256: of the whole file, hexadecimal.
+    visible, occluded: both, or None where the file holds a generator alone (see w_plus_optimisation).
+    config:            the file's own words about itself (format, name, sizes, licence, training).
+    sha256:            of the whole file, hexadecimal.
     """
 
     generator: TriPlaneGenerator
-    visible: Encoder
-    occluded: Encoder
+    visible: Encoder | None
+    occluded: Encoder | None
     config: dict[str, Any]
     sha256: str
     name: str
@@ -53,26 +54,23 @@ class HeadModel:
 def load(name_or_path: str | Path, device: torch.device | str = "cpu") -> HeadModel:
     """Read a bundled model by name, or any by the path of its file.
 
-    Raises WeightsMissing when there is no such file or it lacks the encoders, WeightsDamaged when it cannot be read, is
-    of another format, or is a bundled file whose checksum does not match.
+    Raises WeightsMissing when there is no such file, WeightsDamaged when it cannot be read, is of another format, or is
+    a bundled file whose checksum does not match.
     """
     path = find(name_or_path)
     digest = checked_sha256(path)
     config, tensors = read(path)
-    if "encoders" not in config:
-        raise WeightsMissing(
-            f"The file {path.name} holds a generator but no encoders.",
-            "Choose a file that holds the encoders for this generator too.",
-        )
+    visible: Encoder | None = None
+    occluded: Encoder | None = None
     try:
         generator_config = GeneratorConfig.from_dict(config["generator"])
         generator = TriPlaneGenerator(generator_config)
-        visible, occluded = (
-            new_encoder(kind, config["encoders"][part], generator_config)
-            for kind, part in ((VisibleEncoder, "visible"), (OccludedEncoder, "occluded"))
-        )
-        for part, network in (("generator", generator), ("visible", visible), ("occluded", occluded)):
-            fill(network, tensors, part, device)
+        fill(generator, tensors, "generator", device)
+        if "encoders" in config:
+            visible = new_encoder(VisibleEncoder, config["encoders"]["visible"], generator_config)
+            occluded = new_encoder(OccludedEncoder, config["encoders"]["occluded"], generator_config)
+            fill(visible, tensors, "visible", device)
+            fill(occluded, tensors, "occluded", device)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise WeightsDamaged(f"The weights file {path.name} does not fit together.") from error
     return HeadModel(generator, visible, occluded, config, digest, config["name"])
