@@ -57,7 +57,7 @@ SHARES = {  # CPU seconds of each stage at the default quality, measured: how th
     "preview": 2.1,
     "write": 0.5,
 }
-OPTIMISATION_SHARE = 80.0  # CPU seconds of "encode" where W+ is optimised, with the starter's sizes
+OPTIMISATION_SHARE = 95.0  # CPU seconds of "encode" where W+ is optimised, with the starter's sizes
 LOW_MATTE_IOU = 0.75  # a head whose outline differs this much has missed hair or the pose
 FAR_OUTLINE = 0.008  # box units of mean misfit before refining; the worst of 20 photos, hats among them, has 0.0034
 

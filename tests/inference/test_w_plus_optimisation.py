@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from inference import checkpoints, conversion
 from inference.camera import orbit_camera
 from inference.errors import OutOfMemory
 from inference.generator import TriPlaneGenerator
@@ -25,6 +26,7 @@ from inference.w_plus_optimisation import (
     portrait_target,
     rate_share,
 )
+from tests.inference import published_pickle
 from tests.inference.test_silhouette import SIDE, portrait_of_a_disc
 from tests.neck_and_sphere import PLIABLE_CONFIG, pliable_generator
 
@@ -69,7 +71,7 @@ def picture_of(generator: TriPlaneGenerator, w_plus: Tensor) -> Target:
     painted.load_state_dict(generator.state_dict())
     painted.w = w_plus[:, -1]
     view = render_view(painted, painted.synthesise_planes(w_plus), CAMERAS)
-    known = torch.ones(RESOLUTION, RESOLUTION, dtype=torch.bool)
+    known = torch.ones(view.mask.shape[2:], dtype=torch.bool)
     return Target(view.features + 0.5 * (1 - view.mask), view.mask, known, CAMERAS)
 
 
@@ -94,6 +96,17 @@ def test_a_known_head_is_found_again_from_its_picture(generator):
     assert float((shown.matte - target.matte).square().mean()) == pytest.approx(fit.after.mask, rel=1e-3)
     inside = target.matte * (shown.colour - target.colour).square()
     assert float(inside.sum() / 3 / target.matte.sum()) == pytest.approx(fit.after.colour, rel=1e-3)
+
+
+def test_a_converted_generator_can_be_searched_without_its_encoders(tmp_path):
+    source, out = tmp_path / "easy-khair.pkl", tmp_path / "model.safetensors"
+    source.write_bytes(published_pickle.dumps(published_pickle.published_content()))
+    conversion.convert([source], out, False, silent)
+    model = checkpoints.load(out)
+    assert model.visible is None and model.generator.config.c_dim == 25  # its mapping network wants a camera
+    target = picture_of(model.generator, known_latents(model.generator))
+    _, fit = optimise_w_plus(model.generator, target, 0, silent, 20)
+    assert fit.after.colour < 0.5 * fit.before.colour and fit.after.mask < 0.5 * fit.before.mask
 
 
 def test_the_planes_are_the_generators_own(simple):
