@@ -40,7 +40,7 @@ class ModelFile:
     size:           bytes.
     licence:        its maker's words; "" where there are none.
     commercial_use: whether they allow it; None where they do not say.
-    has_encoders:   heads can be made with it; a generator alone has to be joined with encoders first.
+    has_encoders:   a head takes seconds; a generator alone has to search each head's latents for minutes.
     """
 
     path: Path

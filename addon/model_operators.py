@@ -23,7 +23,6 @@ from .session import SESSION
 FILE_PATTERNS = "*.safetensors;*.pkl;*.pt;*.pth;*.npy"
 PASSING_PREFIX, PASSING_SUFFIX = ".adding-", ".part"  # a folder in the models folder, where nothing hidden is a model
 FORGOTTEN_S = 24 * 3600.0  # a passing folder so old is of a Blender that crashed, not of another one at work
-NO_ENCODERS_HINT = "Choose visible_net.pt, occluded_net.pt and latent_avg.npy together with it."
 DIED_HINT = "Add the model again; the process restarts by itself. Close other programs if memory is short."
 
 
@@ -172,7 +171,7 @@ class HEADCAST_OT_add_model(bpy.types.Operator):
         try:
             self._place = model_file.place_for(self.model_name, sources, properties.models_folder())
             if len(sources) == 1 and sources[0].suffix.lower() == properties.MODEL_SUFFIX:
-                require_finished(sources[0])
+                model_file.read_model_file(sources[0])
             fresh = passing.make(self._place.parent) / self._place.name
         except (ModelUnusable, OSError) as error:
             self._fail(failed(error))
@@ -184,7 +183,7 @@ class HEADCAST_OT_add_model(bpy.types.Operator):
         """Bring the model to its place, or say why there is none."""
         if isinstance(outcome, Converted):
             try:
-                require_finished(Path(outcome.file))
+                model_file.read_model_file(Path(outcome.file))
                 model_file.publish(Path(outcome.file), outcome.sha256, self._place)
             except (ModelUnusable, OSError) as error:
                 outcome = failed(error)
@@ -250,12 +249,6 @@ def can_change_models(operator: type[bpy.types.Operator]) -> bool:
     if SESSION.running:
         operator.poll_message_set(SESSION.occupation)
     return not SESSION.running
-
-
-def require_finished(path: Path) -> None:
-    """Raises ModelUnusable unless the file is a model that heads can be made with."""
-    if not model_file.read_model_file(path).has_encoders:
-        raise ModelUnusable(f"The file {path.name} holds a generator but no encoders.", NO_ENCODERS_HINT)
 
 
 CLASSES = (HEADCAST_OT_choose_model_files, HEADCAST_OT_add_model, HEADCAST_OT_remove_model)

@@ -106,7 +106,7 @@ def _draw_model(context: bpy.types.Context, layout: bpy.types.UILayout, path: Pa
         draw_wrapped(context, box, seen.hint, "INFO")
         return
     if not seen.has_encoders:
-        box.label(text="A generator without encoders: no head can be made with it", icon="ERROR")
+        box.label(text="A generator without encoders: every head takes minutes, or half an hour", icon="INFO")
     may_sell = True if bundled else seen.commercial_use  # nothing else is ever bundled, see the README
     box.label(text=properties.REUSABLE[may_sell], icon=REUSE_ICONS[may_sell])
     draw_wrapped(context, box, seen.licence or "Its file does not say under which licence it is", "BLANK1")

@@ -1,4 +1,4 @@
-"""Weights on disk: one safetensors file holds a generator, its two encoders, and the sizes to rebuild them.
+"""Weights on disk: one safetensors file holds a generator, its two encoders if any, and the sizes to rebuild them.
 
 The file's metadata has one entry, `headcast`: JSON with the format's number, the model's name, the sizes of generator
 and encoders, and what its maker says of licence and training. Tensors lie under the prefixes generator., visible. and
@@ -41,13 +41,14 @@ LONGEST_CHECKSUM_FILE = 4096  # bytes; one line with a file's name
 class HeadModel:
     """The networks of one model, ready to use: on their device, in single precision, without gradients.
 
-    config: the file's own words about itself (format, name, sizes, licence, training).
-    sha256: of the whole file, hexadecimal.
+    visible, occluded: both, or None where the file holds a generator alone (see w_plus_optimisation).
+    config:            the file's own words about itself (format, name, sizes, licence, training).
+    sha256:            of the whole file, hexadecimal.
     """
 
     generator: TriPlaneGenerator
-    visible: Encoder
-    occluded: Encoder
+    visible: Encoder | None
+    occluded: Encoder | None
     config: dict[str, Any]
     sha256: str
     name: str
@@ -56,38 +57,32 @@ class HeadModel:
 def load(name_or_path: str | Path, device: torch.device | str = "cpu") -> HeadModel:
     """Read a bundled model by name, or any by the path of its file.
 
-    Raises WeightsMissing when there is no such file or it lacks the encoders, WeightsDamaged when it cannot be read, is
-    of another format, or does not have the checksum noted beside it.
+    Raises WeightsMissing when there is no such file, WeightsDamaged when it cannot be read, is of another format, or
+    does not have the checksum noted beside it.
     """
     path = find(name_or_path)
     digest = checked_sha256(path)
     config, tensors = read(path)
-    require_encoders(config, path.name)
     try:
         generator, visible, occluded = new_networks(config)
         for part, network in (("generator", generator), ("visible", visible), ("occluded", occluded)):
-            fill(network, tensors, part, device)
+            if network is not None:
+                fill(network, tensors, part, device)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise WeightsDamaged(f"The weights file {path.name} does not fit together.") from error
     return HeadModel(generator, visible, occluded, config, digest, config["name"])
 
 
-def require_encoders(config: Mapping[str, Any], file: str) -> None:
-    """Raises WeightsMissing where a file does not tell of encoders, without which no head can be made."""
-    if "encoders" not in config:
-        raise WeightsMissing(
-            f"The file {file} holds a generator but no encoders.",
-            "Choose a file that holds the encoders for this generator too.",
-        )
-
-
-def new_networks(config: Mapping[str, Any]) -> tuple[TriPlaneGenerator, Encoder, Encoder]:
+def new_networks(config: Mapping[str, Any]) -> tuple[TriPlaneGenerator, Encoder | None, Encoder | None]:
     """Generator, visible and occluded encoder of the sizes a file tells, without its values.
 
-    Raises KeyError, TypeError or ValueError where the file's words do not make sense.
+    Both encoders are None for a generator alone. Raises KeyError, TypeError or ValueError where the file's words do not
+    make sense.
     """
     sizes = GeneratorConfig.from_dict(config["generator"])
     generator = TriPlaneGenerator(sizes)
+    if "encoders" not in config:
+        return generator, None, None
     visible, occluded = (
         new_encoder(kind, config["encoders"][part], sizes)
         for kind, part in ((VisibleEncoder, "visible"), (OccludedEncoder, "occluded"))

@@ -57,8 +57,8 @@ def add_convert(commands: argparse._SubParsersAction[_Parser]) -> None:
         "convert",
         help="make a model file of PanoHead's published weights",
         description="Make one .safetensors file of PanoHead's published generator and, if they are given too, of the "
-        "dual encoders published for it, which reconstruct needs. The files are read without running any code in them. "
-        "The weights are not Headcast's and are for non-commercial use only.",
+        "dual encoders published for it; without them reconstruct takes minutes longer. The files are read without "
+        "running any code in them. The weights are not Headcast's and are for non-commercial use only.",
     )
     command.add_argument(
         "sources",

@@ -331,15 +331,20 @@ class TriPlaneGenerator(nn.Module):
         raw, colour = self.decoder(self.features(planes, points))
         return raw * DISTANCE_UNIT, self.colour_from_raw(colour)
 
+    def raw_colours(self, colour: Tensor, w: Tensor | None) -> Tensor:
+        """sRGB, black 0 and white 1 but not limited to them, of decoded or rendered colours, as `point_colours`."""
+        if not self.config.superresolution:
+            return colour
+        if w is None:
+            raise ValueError("this generator needs the latent to turn its features into colours")
+        rgb = self.torgb(colour.transpose(1, 2)[..., None], w)[..., 0].transpose(1, 2)
+        return (rgb + 1.0) / 2.0
+
     def point_colours(self, colour: Tensor, w: Tensor | None) -> Tensor:
         """sRGB in [0, 1] of decoded colours (n, m, decoder_features) of a head with latent w (n, w_dim).
 
         PanoHead's features become colours only through a layer steered by the last row of w_plus; the starter's are
         colours already, and w is not read. Raises ValueError where w is needed and missing.
         """
-        if not self.config.superresolution:
-            return colour
-        if w is None:
-            raise ValueError("this generator needs the latent to turn its features into colours")
-        rgb = self.torgb(colour.transpose(1, 2)[..., None], w)[..., 0].transpose(1, 2)
-        return ((rgb + 1.0) / 2.0).clamp(0.0, 1.0)
+        rgb = self.raw_colours(colour, w)
+        return rgb.clamp(0.0, 1.0) if self.config.superresolution else rgb

@@ -1,7 +1,4 @@
-"""A user's files become a model that Blender offers: published ones are converted, a finished one checked and copied.
-
-Unlike `convert` on the command line, which also makes a generator alone, this refuses what no head can be made with.
-"""
+"""A user's files become a model that Blender offers: published ones are converted, a finished one copied."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from . import checkpoints, conversion
 from .conversion import Converted
-from .errors import BadOption, OutputNotWritable, SourceDamaged, SourceMissing, WeightsDamaged
+from .errors import OutputNotWritable, SourceDamaged, SourceMissing, WeightsDamaged
 from .progress import Progress
 
 CHUNK = 2**24  # bytes copied between two calls of progress; a slow disk takes a fraction of a second
@@ -26,25 +23,19 @@ CHECK_SHARE = 0.1  # of the progress: shapes are compared before anything is cop
 def convert_or_copy(sources: Sequence[Path], out: Path, progress: Progress) -> Converted:
     """Write the model in `sources` as `out`, in a folder the caller makes and, if this fails, removes.
 
-    sources: one model file with encoders; or what `conversion.convert` takes, with encoders.
+    sources: one model file; or what `conversion.convert` takes.
 
     Raises what `conversion.convert` and `copy_model` raise.
     """
     if len(sources) == 1 and sources[0].suffix.lower() == checkpoints.SUFFIX:
         return copy_model(sources[0], out, progress)
-    if conversion.sort_sources(sources).encoders is None:
-        raise BadOption(
-            f"The file {sources[0].name} holds a generator but no encoders, without which no head can be made.",
-            "Choose visible_net.pt, occluded_net.pt and latent_avg.npy together with it.",
-        )
     return conversion.convert(sources, out, False, progress)
 
 
 def copy_model(source: Path, out: Path, progress: Progress) -> Converted:
     """Copy a model file whose tensors fit the networks it tells of, and whose checksum is the one noted beside it.
 
-    Raises SourceMissing, WeightsMissing where there are no encoders, WeightsDamaged, SourceDamaged where the file
-    changes meanwhile, OutputNotWritable.
+    Raises SourceMissing, WeightsDamaged, SourceDamaged where the file changes meanwhile, OutputNotWritable.
     """
     if not source.is_file():
         raise SourceMissing(f"There is no file {source}.")
@@ -77,14 +68,15 @@ def copy_model(source: Path, out: Path, progress: Progress) -> Converted:
 def check_fit(path: Path) -> dict[str, Any]:
     """What a model file says of itself, once its tensors' names and shapes are those of the networks it tells of.
 
-    Its weights are not read. Raises WeightsMissing where there are no encoders, WeightsDamaged.
+    Its weights are not read. Raises WeightsDamaged.
     """
     config, tensors = read_shapes(path)
-    checkpoints.require_encoders(config, path.name)
     try:
         with torch.device("meta"):  # shapes without memory
             networks = zip(("generator", "visible", "occluded"), checkpoints.new_networks(config), strict=True)
-            wanted = {f"{part}.{key}": value for part, net in networks for key, value in net.state_dict().items()}
+            wanted = {
+                f"{part}.{key}": value for part, net in networks if net for key, value in net.state_dict().items()
+            }
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise WeightsDamaged(f"The weights file {path.name} does not fit together.") from error
     problems = conversion.differences(tensors, wanted)

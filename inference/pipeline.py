@@ -32,10 +32,11 @@ from .progress import Progress, Stages, silent
 from .quality import Quality, landmark_nme, matte_iou, visible_share
 from .refinement import LEVELS, Refinement, WarpedField, refine
 from .silhouette import ColouredField, carve
-from .stitching import SeenSurface, occlusion_mask, seen_surface, stitch
+from .stitching import occlusion_mask, seen_surface, stitch
 from .surface import METRES_PER_UNIT, Mesh, extract, height_m, is_watertight, metres_from_head
 from .tri_grid import TriGrid
 from .unwrap import unwrap
+from .w_plus_optimisation import WPlusFit, optimise_w_plus, portrait_target
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 LIMITS = {  # lowest and highest value of the numbers a user may choose
@@ -46,8 +47,8 @@ LIMITS = {  # lowest and highest value of the numbers a user may choose
 }
 SHARES = {  # CPU seconds of each stage at the default quality, measured: how the progress bar is divided
     "align": 0.4,
-    "encode": 0.2,
-    "stitch": 0.8,
+    "encode": 0.1,
+    "stitch": 0.9,
     "refine": 1.0,
     "extract": 2.5,
     "unwrap": 3.5,
@@ -56,6 +57,7 @@ SHARES = {  # CPU seconds of each stage at the default quality, measured: how th
     "preview": 2.1,
     "write": 0.5,
 }
+OPTIMISATION_SHARE = 95.0  # CPU seconds of "encode" where W+ is optimised, with the starter's sizes
 LOW_MATTE_IOU = 0.75  # a head whose outline differs this much has missed hair or the pose
 FAR_OUTLINE = 0.008  # box units of mean misfit before refining; the worst of 20 photos, hats among them, has 0.0034
 
@@ -84,12 +86,14 @@ class Reconstruction:
     """A finished head and what it was made from.
 
     photo_size: (height, width) px of the photo.
+    fit:        of the latents to the portrait by W+ optimisation; None where encoders found them.
     mesh:       closed; head.mesh is the same with seams for the texture.
-    refinement: None where the head was left as the encoders made it.
+    refinement: None where the head was left as the latents gave it.
     """
 
     photo_size: tuple[int, int]
     portrait: AlignedPortrait
+    fit: WPlusFit | None
     mesh: Mesh
     head: TexturedHead
     quality: Quality
@@ -107,7 +111,7 @@ def reconstruct(
     """
     check_options(options)
     check_writable(out_dir)
-    stages = Stages(SHARES, progress)
+    stages = Stages(shares_of(models.head), progress)
     with memory_shortage_named():
         made = make_head(photo_path, options, models, stages)
         with stages.stage("preview", "Drawing the preview") as step:
@@ -130,15 +134,13 @@ def make_head(photo_path: Path, options: Options, models: Models, stages: Stages
     with stages.stage("align", "Finding the face") as step:
         photo = load_photo(photo_path)
         portrait = align(photo, models.face, step)
+    height, width = photo.rgb.shape[:2]
     with stages.stage("encode", "Reading the portrait") as step:
-        inversion = encode_visible(portrait, models)
-        visible = _tri_grid(inversion, models)
-        seen = seen_surface(model.generator, visible, portrait.camera, step)
+        inversion, fit = invert(portrait, (height, width), models, options.seed, step)
     with stages.stage("stitch", "Imagining the unseen side") as step:
-        whole = complete(portrait, models, visible, seen, step)
+        whole = complete(inversion, portrait, models, step)
         # One latent colours the whole head: that of the side the photo shows.
         field: ColouredField = Field(model.generator, whole, inversion.w_plus[0, -1])
-    height, width = photo.rgb.shape[:2]
     with stages.stage("refine", "Fitting the head to the photo") as step:
         refinement, effort = None, LEVELS[options.refinement]
         if effort:
@@ -157,32 +159,51 @@ def make_head(photo_path: Path, options: Options, models: Models, stages: Stages
             matte_iou(mesh, portrait.camera, portrait.matte),
             landmark_nme(mesh, field, portrait, models.face),
         )
-    return Reconstruction((height, width), portrait, mesh, head, quality, refinement)
+    return Reconstruction((height, width), portrait, fit, mesh, head, quality, refinement)
 
 
-def encode_visible(portrait: AlignedPortrait, models: Models) -> Inversion:
-    """The head, faithful to what the photo shows."""
-    encoder = models.head.visible
+def invert(
+    portrait: AlignedPortrait, photo_size: tuple[int, int], models: Models, seed: int, progress: Progress
+) -> tuple[Inversion, WPlusFit | None]:
+    """The head, faithful to what the photo shows: by the visible encoder, or by W+ optimisation where there is none.
+
+    photo_size: (height, width) px of the photo.
+    Returns:    also what the optimisation achieved; None of an encoder.
+    """
+    encoder, generator = models.head.visible, models.head.generator
+    if encoder is None:
+        target = portrait_target(portrait, photo_size, generator.config.render_resolution, models.device)
+        return optimise_w_plus(generator, target, seed, progress)
     with torch.no_grad():
-        return encoder(_given(portrait, models, encoder), models.head.generator)
+        return encoder(_given(portrait, models, encoder), generator), None
 
 
-def complete(
-    portrait: AlignedPortrait, models: Models, visible: TriGrid, seen: SeenSurface, progress: Progress
-) -> TriGrid:
-    """The visible encoder's head, with what the photo does not show from the occluded encoder."""
+def complete(inversion: Inversion, portrait: AlignedPortrait, models: Models, progress: Progress) -> TriGrid:
+    """The inverted head, with what the photo does not show from the occluded encoder."""
+    visible = _tri_grid(inversion, models)
     encoder, generator = models.head.occluded, models.head.generator
+    if encoder is None:
+        # Optimised latents have moved the generator's own head as a whole, so nothing is to be stitched.
+        return visible
+    seen = seen_surface(generator, visible, portrait.camera, lambda done, label: progress(0.5 * done, label))
     known = SeenPlanes(visible.planes[None], seen.cells[None])
     with torch.no_grad():
         occluded = _tri_grid(encoder(_given(portrait, models, encoder), generator, known), models)
-    return stitch(visible, occluded, occlusion_mask(generator, seen, occluded, portrait.camera, progress))
+    mask = occlusion_mask(
+        generator, seen, occluded, portrait.camera, lambda done, label: progress(0.5 + 0.5 * done, label)
+    )
+    return stitch(visible, occluded, mask)
 
 
-def stitched_tri_grid(portrait: AlignedPortrait, models: Models) -> TriGrid:
+def whole_tri_grid(portrait: AlignedPortrait, photo_size: tuple[int, int], models: Models, seed: int) -> TriGrid:
     """From portrait to the tri-grid of the whole head."""
-    visible = _tri_grid(encode_visible(portrait, models), models)
-    seen = seen_surface(models.head.generator, visible, portrait.camera, silent)
-    return complete(portrait, models, visible, seen, silent)
+    inversion, _ = invert(portrait, photo_size, models, seed, silent)
+    return complete(inversion, portrait, models, silent)
+
+
+def shares_of(model: HeadModel) -> dict[str, float]:
+    """`SHARES` for a model: without encoders nearly all the time goes into finding the latents."""
+    return SHARES if model.visible is not None else {**SHARES, "encode": OPTIMISATION_SHARE}
 
 
 def _given(portrait: AlignedPortrait, models: Models, encoder: Encoder) -> PortraitInput:
@@ -213,6 +234,7 @@ def make_report(
         "model": {"name": model.name, "sha256": model.sha256},
         "options": asdict(options),
         "portrait": asdict(portrait.pose),
+        "latents": latents_report(made.fit),
         "quality": asdict(quality),
         "refinement": refinement_report(options.refinement, made.refinement),
         "mesh": {
@@ -234,6 +256,18 @@ def make_report(
         "seconds": {stage: round(duration, 3) for stage, duration in seconds.items()},
         "peak_memory_mb": peak_memory_mb(),
         "warnings": warnings_of(made),
+    }
+
+
+def latents_report(fit: WPlusFit | None) -> dict[str, Any]:
+    """How the latents were found; losses before and after as `PictureLoss` has them, None where encoders found them."""
+    if fit is None:
+        return {"found_by": "encoders", "steps": 0, "colour_loss": None, "mask_loss": None}
+    return {
+        "found_by": "w_plus_optimisation",
+        "steps": fit.steps,
+        "colour_loss": [fit.before.colour, fit.after.colour],
+        "mask_loss": [fit.before.mask, fit.after.mask],
     }
 
 

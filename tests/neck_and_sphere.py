@@ -5,6 +5,7 @@ Everything runs through the real networks, with planes of 32 px; only what they 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,12 +13,14 @@ from torch import nn
 
 from inference import checkpoints
 from inference.encoders import EncoderConfig, OccludedEncoder, VisibleEncoder
-from inference.generator import DISTANCE_UNIT, GeneratorConfig, TriPlaneGenerator
+from inference.generator import DISTANCE_UNIT, Backbone, GeneratorConfig, TriPlaneGenerator
 from inference.tri_grid import plane_points
 
 HEAD_RADIUS = 0.24  # box units
 NECK_RADIUS = 0.1  # box units
 OUTSIDE = 0.3  # signed distance where the planes end
+PLIABLE_RESOLUTION = 8  # px, up to which a pliable generator's planes follow the latent: its heads stay smooth
+DISTANCE_GAIN = 0.02  # box units of signed distance by which its surface then moves, and colours in units of their own
 CONFIG = GeneratorConfig(
     z_dim=8,
     w_dim=8,
@@ -43,6 +46,7 @@ CONFIG = GeneratorConfig(
 ENCODER = EncoderConfig(
     input_size=64, channels=(8, 8, 8), feature_channels=8, lift_channels=8, lift_width=8, lift_samples=4, style_width=8
 )
+PLIABLE_CONFIG = replace(CONFIG, render_resolution=32, coarse_samples=16, fine_samples=16)
 
 
 def write_weights(path: Path) -> Path:
@@ -85,3 +89,27 @@ def known_generator(config: GeneratorConfig) -> TriPlaneGenerator:
         layer.bias[0] = OUTSIDE / DISTANCE_UNIT
         layer.weight[1:, 1 : CONFIG.plane_channels] = torch.eye(3)
     return generator
+
+
+def pliable_generator(config: GeneratorConfig = PLIABLE_CONFIG) -> TriPlaneGenerator:
+    """`known_generator` whose surface and colours follow the latent, by random weights that are always the same."""
+    generator = known_generator(config)
+    torch.manual_seed(0)
+    generator.backbone = Backbone(config)
+    gains = torch.zeros(3, config.plane_channels, config.planes_depth, 1, 1, 1)
+    gains[[0, 2], 0] = DISTANCE_GAIN
+    gains[0, 1:] = 1.0
+    with torch.no_grad():
+        synthesis = generator.backbone.synthesis
+        for resolution in synthesis.resolutions:
+            weight = synthesis.get_submodule(f"b{resolution}.torgb").weight
+            weight *= gains.flatten(0, 2) * (resolution <= PLIABLE_RESOLUTION)
+        mapping = generator.backbone.mapping
+        mapping.w_avg.copy_(mapping(torch.randn(1000, config.z_dim), None)[:, 0].mean(dim=0))
+    return generator.eval().requires_grad_(False)
+
+
+def write_pliable_weights(path: Path) -> Path:
+    """Write a model without encoders."""
+    checkpoints.save(path, pliable_generator(), None, None, "pliable", {"licence": "CC0-1.0"})
+    return path

@@ -119,10 +119,10 @@ def measure_heads(
             view = nearest_view(head, azimuth_deg)
             camera = camera_from_vector(head["cameras"][view])
             given = heads.portrait_input(index, view)
-            grids = tri_grids(model, given, camera)
+            fields = encoded_fields(model, given, camera)
             on_sheet = index < sheet and azimuth_deg == azimuths_deg[index % len(azimuths_deg)]
             for row in rows:
-                field = Field(model.generator, grids[row])
+                field = fields[row]
                 record = HeadRecord(name, row, heads.seeds[index], azimuth_deg, heads.meta[index], None)
                 try:
                     mesh = extract(field, GRID, FACES, silent)
@@ -144,16 +144,29 @@ def nearest_view(head: dict[str, NDArray], azimuth_deg: float) -> int:
     return int(np.abs(azimuth - azimuth_deg).argmin())
 
 
-def tri_grids(model: checkpoints.HeadModel, given: PortraitInput, camera: Camera) -> dict[str, TriGrid]:
-    """Each encoder's tri-grid of a view, and the two stitched: the one way from a view to tri-grids."""
+def encoded_fields(model: checkpoints.HeadModel, given: PortraitInput, camera: Camera) -> dict[str, Field]:
+    """Each encoder's head of a view, and the two stitched: the one way from a view to heads.
+
+    Ends the command where the model holds a generator alone.
+    """
+    if model.visible is None or model.occluded is None:
+        raise SystemExit(f"error: the model {model.name} holds no encoders to be measured")
     generator, box_side = model.generator, model.generator.config.box_side
     with torch.no_grad():
-        visible = TriGrid(model.visible(given, generator).planes[0], box_side)
+        first = model.visible(given, generator)
+        visible = TriGrid(first.planes[0], box_side)
         seen = seen_surface(generator, visible, camera, silent)
         known = SeenPlanes(visible.planes[None], seen.cells[None])
-        occluded = TriGrid(model.occluded(given, generator, known).planes[0], box_side)
-    mask = occlusion_mask(generator, seen, occluded, camera, silent)
-    return {"visible": visible, "occluded": occluded, "stitched": stitch(visible, occluded, mask)}
+        second = model.occluded(given, generator, known)
+        occluded = TriGrid(second.planes[0], box_side)
+    stitched = stitch(visible, occluded, occlusion_mask(generator, seen, occluded, camera, silent))
+    # As in the pipeline, one latent colours a head: the stitched one wears that of the side the photo shows.
+    shown, hidden = first.w_plus[0, -1], second.w_plus[0, -1]
+    return {
+        "visible": Field(generator, visible, shown),
+        "occluded": Field(generator, occluded, hidden),
+        "stitched": Field(generator, stitched, shown),
+    }
 
 
 def measure_photos(settings: Evaluation) -> list[PhotoResult]:

@@ -109,7 +109,7 @@ def measure_photo(
     timed_threads:    of torch, while the time to the tri-grid is taken.
     tile_size:        px of a picture on the sheet.
     """
-    stages = Stages(pipeline.SHARES, silent)
+    stages = Stages(pipeline.shares_of(models.head), silent)
     try:
         made = pipeline.make_head(path, options, models, stages)
     except HeadcastError as error:
@@ -139,11 +139,12 @@ def measure_photo(
 
 
 def time_to_tri_grid(path: Path, models: pipeline.Models, thread_count: int) -> Duration:
-    """From a photo's file to its stitched tri-grid, before any refinement."""
+    """From a photo's file to the tri-grid of the whole head, before any refinement."""
     with threads(thread_count):
         wall, cpu = time.perf_counter(), time.process_time()
-        portrait = align(load_photo(path), models.face)
-        pipeline.stitched_tri_grid(portrait, models)
+        photo = load_photo(path)
+        height, width = photo.rgb.shape[:2]
+        pipeline.whole_tri_grid(align(photo, models.face), (height, width), models, seed=0)
         return Duration(time.perf_counter() - wall, time.process_time() - cpu)
 
 

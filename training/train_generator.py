@@ -169,6 +169,8 @@ def weights_of(path: Path) -> dict[str, dict[str, Tensor]]:
     if path.suffix != checkpoints.SUFFIX:
         return torch.load(path, weights_only=True)
     model = checkpoints.load(path)
+    if model.visible is None:
+        raise SystemExit(f"error: {path} holds no encoder to begin with")
     return {"generator": model.generator.state_dict(), "encoder": model.visible.state_dict()}
 
 

@@ -129,11 +129,22 @@ def test_tensors_that_do_not_fit_the_sizes_are_refused(saved: Path) -> None:
         checkpoints.load("small")
 
 
-def test_a_generator_without_encoders_can_be_read_alone(generator: TriPlaneGenerator, weights_folder: Path) -> None:
+def test_a_generator_without_encoders_is_a_model_too(generator: TriPlaneGenerator, weights_folder: Path) -> None:
     checkpoints.save(weights_folder / "bare.safetensors", generator, None, None, "bare", {})
     assert checkpoints.load_generator("bare").config == SMALL
-    with pytest.raises(WeightsMissing, match="no encoders"):
-        checkpoints.load("bare")
+    model = checkpoints.load("bare")
+    assert model.generator.config == SMALL and model.visible is None and model.occluded is None
+    assert not any(parameter.requires_grad for parameter in model.generator.parameters())
+
+
+def test_encoders_that_are_announced_and_missing_are_refused(
+    generator: TriPlaneGenerator, saved: Path, weights_folder: Path
+) -> None:
+    config, tensors = checkpoints.read(saved)
+    bare = {key: value for key, value in tensors.items() if key.startswith("generator.")}
+    save_file(bare, saved, metadata={checkpoints.METADATA_KEY: json.dumps(config)})
+    with pytest.raises(WeightsDamaged, match="fit together"):
+        checkpoints.load(saved)
 
 
 def test_a_weight_too_large_for_half_precision_is_not_written(

@@ -7,14 +7,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from inference import checkpoints, conversion, model_copy
+from inference import checkpoints, model_copy
 from inference.errors import (
-    BadOption,
     OutputNotWritable,
-    SourceDamaged,
     SourceMissing,
     WeightsDamaged,
-    WeightsMissing,
 )
 from inference.progress import Cancelled, silent
 
@@ -52,23 +49,12 @@ def test_published_files_become_a_model_that_loads(tmp_path: Path) -> None:
     assert model.sha256 == made.sha256 and model.config["commercial_use"] is False
 
 
-def test_a_generator_alone_is_refused_before_it_is_read(tmp_path: Path) -> None:
-    generator, *encoders = write_published(tmp_path)
-    generator.write_bytes(b"")
-    out = tmp_path / "out.safetensors"
-    with pytest.raises(BadOption, match="no encoders") as refused:
-        model_copy.convert_or_copy([generator], out, silent)
-    assert "visible_net.pt" in refused.value.hint
-    with pytest.raises(SourceDamaged):  # with them, it is read
-        model_copy.convert_or_copy([generator, *encoders], out, silent)
-    assert not out.exists()
-
-
-def test_a_converted_generator_without_encoders_is_refused(tmp_path: Path) -> None:
-    bare = tmp_path / "bare.safetensors"
-    conversion.convert([write_published(tmp_path)[0]], bare, False, silent)
-    with pytest.raises(WeightsMissing, match="no encoders"):
-        model_copy.convert_or_copy([bare], tmp_path / "out.safetensors", silent)
+def test_a_generator_alone_is_a_model_too_converted_or_finished(tmp_path: Path) -> None:
+    bare, copy = tmp_path / "bare.safetensors", tmp_path / "copy.safetensors"
+    made = model_copy.convert_or_copy([write_published(tmp_path)[0]], bare, silent)
+    assert model_copy.convert_or_copy([bare], copy, silent).sha256 == made.sha256
+    model = checkpoints.load(copy)
+    assert model.visible is None and model.occluded is None
 
 
 def test_tensors_of_other_shapes_and_names_are_listed(source: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from inference.pipeline import Models, load_models, reconstruct
 from inference.progress import Cancelled, Stages, silent
 from inference.refinement import Misfit, Refinement
 from inference.surface import METRES_PER_UNIT, NECK_CUT_Y
-from tests.neck_and_sphere import HEAD_RADIUS
+from inference.w_plus_optimisation import optimise_w_plus
+from tests.neck_and_sphere import HEAD_RADIUS, write_pliable_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 KEYS = {  # what issue 2 lists; None: any content
@@ -32,6 +34,7 @@ KEYS = {  # what issue 2 lists; None: any content
     "model": {"name", "sha256"},
     "options": {"model", "device", "grid", "faces", "texture", "seed", "refinement"},
     "portrait": {"yaw_deg", "pitch_deg", "roll_deg", "landmark_score", "inter_ocular_px", "faces_found"},
+    "latents": {"found_by", "steps", "colour_loss", "mask_loss"},
     "quality": {"visible_share", "matte_iou", "landmark_nme"},
     "refinement": {"level", "steps", "outline_m", "landmarks_m"},
     "mesh": {"vertices", "faces", "watertight", "height_m"},
@@ -80,6 +83,7 @@ def test_the_report_holds_what_it_promises(report, small):
     assert report["synthetic"] is True and report["model"]["name"] == "neck and sphere"
     assert report["options"] == vars(small)
     assert len(report["model"]["sha256"]) == 64
+    assert report["latents"] == {"found_by": "encoders", "steps": 0, "colour_loss": None, "mask_loss": None}
     assert all(seconds >= 0 for seconds in report["seconds"].values())
     assert report["mesh"]["watertight"] and abs(report["mesh"]["faces"] - 2000) < 100
     assert report["portrait"]["faces_found"] == 1 and report["portrait"]["landmark_score"] > 0.9
@@ -246,6 +250,44 @@ def test_the_starter_makes_a_head_that_fits_its_photo(astronaut, tmp_path):
     assert report["quality"]["matte_iou"] > pipeline.LOW_MATTE_IOU
     assert report["quality"]["landmark_nme"] is not None, "the model's own colours show no face"
     assert report["peak_memory_mb"] is None or report["peak_memory_mb"] < 4000  # of the whole test run, even
+
+
+@pytest.fixture(scope="module")
+def pliable_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """`Options.model` of a generator that came without encoders."""
+    return str(write_pliable_weights(tmp_path_factory.mktemp("weights") / "pliable.safetensors"))
+
+
+def test_a_generator_alone_makes_a_head_by_w_plus_optimisation(astronaut, pliable_model, small, tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "optimise_w_plus", partial(optimise_w_plus, steps=40))
+    told: list[float] = []
+    options = dataclasses.replace(small, model=pliable_model)
+    models = load_models(pliable_model, "cpu")
+    report = reconstruct(astronaut, tmp_path / "out", options, models, lambda fraction, _: told.append(fraction))
+    assert set(report) == set(KEYS) and set(report["latents"]) == KEYS["latents"]
+    assert report["latents"]["found_by"] == "w_plus_optimisation" and report["latents"]["steps"] == 40
+    for before, after in (report["latents"]["colour_loss"], report["latents"]["mask_loss"]):
+        assert 0 < after < 0.9 * before
+    assert report["mesh"]["watertight"] and report["model"]["name"] == "pliable"
+    assert json.loads((tmp_path / "out" / "head.json").read_text(encoding="utf-8")) == report
+    assert np.diff(told).min() > -1e-9 and told[-1] == pytest.approx(1.0)  # it never goes back, but for rounding
+
+
+def test_an_optimisation_given_up_leaves_nothing(astronaut, pliable_model, small, tmp_path):
+    def give_up(fraction: float, label: str) -> None:
+        if fraction > 0.1:  # most of the whole is the search for the latents
+            assert label == "Searching the model for this head"
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        reconstruct(
+            astronaut,
+            tmp_path / "out",
+            dataclasses.replace(small, model=pliable_model),
+            load_models(pliable_model, "cpu"),
+            give_up,
+        )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_stages_share_the_progress_and_keep_their_seconds():

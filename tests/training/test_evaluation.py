@@ -21,13 +21,12 @@ from inference.bake import TexturedHead
 from inference.camera import camera_from_vector, camera_rays, orbit_camera
 from inference.encoders import portrait_input
 from inference.face_networks import FACE_WEIGHTS_FOLDER, FaceNetworks, load_face_networks
-from inference.field import Field
 from inference.photo import load_photo
 from inference.progress import Progress, silent
 from inference.surface import Mesh, extract
 from tests.neck_and_sphere import ENCODER
 from training.dataset import colours_in_view
-from training.evaluate import Evaluation, evaluate, nearest_view, tri_grids
+from training.evaluate import Evaluation, encoded_fields, evaluate, nearest_view
 from training.evaluation_bounds import Bound, bounds
 from training.evaluation_page import without_nan
 from training.ghost_face import shows_face
@@ -196,7 +195,7 @@ def test_face_seen_from_the_front_is_a_face_and_a_ball_is_none(portrait: Aligned
         model.visible.config.input_size,
         torch.device("cpu"),
     )
-    field = Field(model.generator, tri_grids(model, given, portrait.camera)["visible"])
+    field = encoded_fields(model, given, portrait.camera)["visible"]
     mesh = extract(field, 128, 40_000, silent)
     assert shows_face(draw_coloured(mesh, field.colour(mesh.vertices), orbit_camera(0), 512), face)
     ball = ball_mesh(RADIUS)
