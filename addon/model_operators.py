@@ -16,7 +16,7 @@ from bpy.props import CollectionProperty, StringProperty
 from ..inference.messages import WORKER_DIED, Cancelled, Convert, Converted, Failed, Outcome
 from . import model_file, properties
 from .model_file import ModelUnusable
-from .operators import WAIT_S, redraw_panels, timers
+from .operators import redraw_panels, timers, wait_for_outcome
 from .preferences import worker_place
 from .session import SESSION
 
@@ -146,18 +146,7 @@ class HEADCAST_OT_add_model(bpy.types.Operator):
         """Blocking run, for scripts and for Blender without a window."""
         if not self._submit():
             return {"CANCELLED"}
-        window_manager = context.window_manager
-        window_manager.progress_begin(0.0, 1.0)
-        outcome: Outcome | None = None
-        try:
-            while (outcome := SESSION.poll(WAIT_S)) is None:
-                window_manager.progress_update(SESSION.progress.fraction)
-        except KeyboardInterrupt:
-            SESSION.close()
-            outcome = Cancelled()
-        finally:
-            window_manager.progress_end()
-        return self._finish(context, outcome)
+        return self._finish(context, wait_for_outcome(context))
 
     def cancel(self, _context: bpy.types.Context) -> None:
         """Blender ends the operator: its window is closed, another file is loaded, or Blender quits."""

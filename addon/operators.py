@@ -99,17 +99,7 @@ class HEADCAST_OT_reconstruct(bpy.types.Operator):
         """Blocking run, for scripts and for Blender without a window."""
         if not self._submit(context):
             return {"CANCELLED"}
-        window_manager = context.window_manager
-        window_manager.progress_begin(0.0, 1.0)
-        try:
-            while (outcome := SESSION.poll(WAIT_S)) is None:
-                window_manager.progress_update(SESSION.progress.fraction)
-        except KeyboardInterrupt:
-            SESSION.close()
-            outcome = Cancelled()
-        finally:
-            window_manager.progress_end()
-        return self._finish(context, outcome)
+        return self._finish(context, wait_for_outcome(context))
 
     def cancel(self, _context: bpy.types.Context) -> None:
         """Blender ends the operator: another file is loaded, or Blender quits."""
@@ -189,6 +179,21 @@ class Timers:
 
 
 timers = Timers()
+
+
+def wait_for_outcome(context: bpy.types.Context) -> Outcome:
+    """Block until the running job is over; Ctrl-C in the console cancels it."""
+    window_manager = context.window_manager
+    window_manager.progress_begin(0.0, 1.0)
+    try:
+        while (outcome := SESSION.poll(WAIT_S)) is None:
+            window_manager.progress_update(SESSION.progress.fraction)
+    except KeyboardInterrupt:
+        SESSION.close()
+        return Cancelled()
+    finally:
+        window_manager.progress_end()
+    return outcome
 
 
 def redraw_panels(context: bpy.types.Context) -> None:

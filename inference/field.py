@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .errors import OutOfMemory, is_out_of_memory
+from .chunks import Chunks
 from .generator import TriPlaneGenerator
 from .progress import Progress, silent
 from .tri_grid import TriGrid
@@ -33,7 +33,8 @@ class Field:
         self._generator = generator
         self._planes = tri_grid.planes[None]
         self._w = None if w is None else w[None]
-        self._chunk = CHUNK if tri_grid.planes.device.type == "cpu" else DEVICE_CHUNK
+        on_cpu = tri_grid.planes.device.type == "cpu"
+        self._chunks = Chunks(CHUNK if on_cpu else DEVICE_CHUNK, SMALLEST_CHUNK)
         self.box_side = tri_grid.box_side
         self.level = generator.config.surface_sigma
 
@@ -59,20 +60,12 @@ class Field:
         """Evaluate (1, k, 3) points at a time into (m, *shape); a chunk that does not fit in memory is halved."""
         points = np.asarray(points, dtype=np.float32)
         values = np.empty((len(points), *shape), dtype=np.float32)
-        start = 0
-        while start < len(points):
-            part = torch.from_numpy(points[start : start + self._chunk]).to(self._planes.device)
-            try:
-                with torch.no_grad():
-                    value = evaluate(part[None])[0].cpu().numpy()
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                if self._chunk <= SMALLEST_CHUNK:
-                    raise OutOfMemory() from error
-                self._chunk //= 2  # later calls keep the size that fits
-                continue
-            values[start : start + len(part)] = value
-            start += len(part)
-            progress(start / len(points), "Decoding the head")
+
+        def evaluated(part: slice) -> NDArray[np.float32]:
+            with torch.no_grad():
+                return evaluate(torch.from_numpy(points[part]).to(self._planes.device)[None])[0].cpu().numpy()
+
+        for part, value in self._chunks.over(len(points), evaluated):
+            values[part] = value
+            progress(part.stop / len(points), "Decoding the head")
         return values

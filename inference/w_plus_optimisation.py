@@ -23,8 +23,8 @@ from torch import Tensor
 
 from .alignment import AlignedPortrait
 from .camera import orbit_camera, ray_tensor
+from .chunks import Chunks
 from .encoders import Inversion, portrait_tensor
-from .errors import OutOfMemory, is_out_of_memory
 from .generator import TriPlaneGenerator
 from .progress import Progress
 from .refinement import LOWEST_Y
@@ -160,7 +160,7 @@ class Comparison:
 
     def __init__(self, generator: TriPlaneGenerator, target: Target) -> None:
         self._generator = generator
-        self._chunk = RAYS_PER_CHUNK
+        self._chunks = Chunks(RAYS_PER_CHUNK, SMALLEST_CHUNK)
         known = target.known.flatten()
         self._origins, directions = rays(target.cameras, len(target.known))
         self._directions = directions[:, known]
@@ -215,20 +215,13 @@ class Comparison:
 
     def _in_chunks(self, evaluate: Callable[[slice], tuple[Tensor, ...]], progress: Progress) -> Sequence[Tensor]:
         """Sums over all rays; a chunk that does not fit in memory is halved. Raises OutOfMemory."""
+        count = self._directions.shape[1]
+
+        def evaluated(part: slice) -> tuple[Tensor, ...]:
+            progress(part.start / count, "Searching the model for this head")
+            return evaluate(part)
+
         sums: list[Tensor] = []
-        start, count = 0, self._directions.shape[1]
-        while start < count:
-            progress(start / count, "Searching the model for this head")
-            end = min(start + self._chunk, count)
-            try:
-                values = evaluate(slice(start, end))
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                if self._chunk <= SMALLEST_CHUNK:
-                    raise OutOfMemory() from error
-                self._chunk //= 2  # later calls keep the size that fits
-                continue
+        for _, values in self._chunks.over(count, evaluated):
             sums = [total + value for total, value in zip(sums, values, strict=True)] if sums else list(values)
-            start = end
         return sums

@@ -6,9 +6,10 @@ import importlib.util
 import os
 import shlex
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from wheels.extension import build
 
 HERE = Path(__file__).resolve().parent
 PACKAGE = "bl_ext.user_default.headcast"
+PATIENCE_S = 60.0  # a loaded machine; the real worker imports torch
 
 
 @pytest.fixture(scope="session")
@@ -78,3 +80,30 @@ def worker_that(blender: ModuleType, job_folder: Path, tmp_path: Path) -> Callab
         blender.context.preferences.addons[PACKAGE].preferences.worker_python = str(python)
 
     return choose
+
+
+class OperatorByHand:
+    """An operator's own methods on a plain object: without a window no event ever reaches a modal operator.
+
+    kind: the operator's class; methods: names of those that are taken over, `modal` among them.
+    """
+
+    def __init__(self, kind: type, methods: tuple[str, ...], context: Any) -> None:
+        self.context, self.reports = context, []
+        for name in methods:
+            setattr(self, name, getattr(kind, name).__get__(self))
+
+    def report(self, kind: set[str], text: str) -> None:
+        self.reports.append((*kind, text))
+
+    def event(self, kind: str) -> set[str]:
+        return self.modal(self.context, SimpleNamespace(type=kind, value="PRESS"))  # type: ignore[attr-defined]
+
+    def until_over(self) -> set[str]:
+        end = time.monotonic() + PATIENCE_S
+        while time.monotonic() < end:
+            result = self.event("TIMER")
+            if result != {"PASS_THROUGH"}:
+                return result
+            time.sleep(0.01)
+        raise TimeoutError

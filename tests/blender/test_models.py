@@ -16,12 +16,10 @@ import pytest
 from PIL import Image
 
 from inference import checkpoints
-from tests.blender.conftest import PACKAGE, part
+from tests.blender.conftest import PACKAGE, PATIENCE_S, OperatorByHand, part
 from tests.inference.published_encoders import write_published
 
 pytestmark = pytest.mark.blender
-
-PATIENCE_S = 60.0  # a loaded machine; the real worker imports torch
 
 
 @pytest.fixture
@@ -48,18 +46,13 @@ def add(blender: ModuleType, *sources: Path, model_name: str = "") -> set[str]:
     return operator("EXEC_DEFAULT", directory=str(sources[0].parent), files=files, model_name=model_name)
 
 
-class ByHand:
-    """The operator's own methods on a plain object: without a window no event ever reaches a modal operator."""
+class ByHand(OperatorByHand):
+    """The button's operator, driven without a window."""
 
     def __init__(self, context: Any, source: Path) -> None:
-        self.context, self.reports = context, []
+        methods = ("_submit", "_finish", "_fail", "modal", "cancel")
+        super().__init__(part("model_operators").HEADCAST_OT_add_model, methods, context)
         self.directory, self.files, self.model_name = str(source.parent), [SimpleNamespace(name=source.name)], ""
-        operator = part("model_operators").HEADCAST_OT_add_model
-        for name in ("_submit", "_finish", "_fail", "modal", "cancel"):
-            setattr(self, name, getattr(operator, name).__get__(self))
-
-    def report(self, kind: set[str], text: str) -> None:
-        self.reports.append((*kind, text))
 
     def begin(self) -> None:
         """What invoke does, but for the handler; returns once the worker is at work."""
@@ -69,18 +62,6 @@ class ByHand:
         while part("session").SESSION.progress.fraction < 0.5:
             assert time.monotonic() < end and self.event("TIMER") == {"PASS_THROUGH"}
             time.sleep(0.01)
-
-    def event(self, kind: str) -> set[str]:
-        return self.modal(self.context, SimpleNamespace(type=kind, value="PRESS"))
-
-    def until_over(self) -> set[str]:
-        end = time.monotonic() + PATIENCE_S
-        while time.monotonic() < end:
-            result = self.event("TIMER")
-            if result != {"PASS_THROUGH"}:
-                return result
-            time.sleep(0.01)
-        raise TimeoutError
 
 
 class Layout:

@@ -12,12 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.blender.conftest import PACKAGE, part
+from tests.blender.conftest import PACKAGE, PATIENCE_S, OperatorByHand, part
 from tests.blender.test_import_head import names
 
 pytestmark = pytest.mark.blender
-
-PATIENCE_S = 20.0  # a loaded machine; each step takes milliseconds
 
 
 @pytest.fixture
@@ -30,35 +28,18 @@ def photo(blender: ModuleType, tmp_path: Path) -> Any:
     return image
 
 
-class ByHand:
-    """The operator's own methods on a plain object: without a window no event ever reaches a modal operator."""
+class ByHand(OperatorByHand):
+    """The button's operator, driven without a window."""
 
     def __init__(self, context: Any) -> None:
-        self.context, self.reports = context, []
-        operator = part("operators").HEADCAST_OT_reconstruct
-        for name in ("_submit", "_finish", "_fail", "_photo_forget", "modal", "cancel"):
-            setattr(self, name, getattr(operator, name).__get__(self))
-
-    def report(self, kind: set[str], text: str) -> None:
-        self.reports.append((*kind, text))
+        methods = ("_submit", "_finish", "_fail", "_photo_forget", "modal", "cancel")
+        super().__init__(part("operators").HEADCAST_OT_reconstruct, methods, context)
 
     def begin(self) -> None:
         """What invoke does, but for the handler."""
         assert self._submit(self.context)
         self._outcome = None
         part("operators").timers.start(self.context)
-
-    def event(self, kind: str) -> set[str]:
-        return self.modal(self.context, SimpleNamespace(type=kind, value="PRESS"))
-
-    def until_over(self) -> set[str]:
-        end = time.monotonic() + PATIENCE_S
-        while time.monotonic() < end:
-            result = self.event("TIMER")
-            if result != {"PASS_THROUGH"}:
-                return result
-            time.sleep(0.01)
-        raise TimeoutError
 
 
 def is_alive(pid: int) -> bool:
