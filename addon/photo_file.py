@@ -48,7 +48,7 @@ def photo_file(image: bpy.types.Image, folder: Path) -> PhotoFile:
         path = folder / (Path(bpy.path.basename(image.filepath)).name or "packed")
         path.write_bytes(image.packed_file.data)  # as packed: keeps the camera's notes (turn, focal length)
         return PhotoFile(path, temporary=True)
-    on_disk = Path(bpy.path.abspath(image.filepath_from_user(), library=image.library))
+    on_disk = Path(image.filepath_from_user())  # absolute, also where the image is linked from another file
     if unchanged and (image.file_format in READABLE_FORMATS or not image.has_data):
         return PhotoFile(on_disk, temporary=False)
     path = folder / "photo.png"

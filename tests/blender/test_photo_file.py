@@ -24,6 +24,25 @@ def test_photo_on_disk_is_used_as_it_is(blender: ModuleType, tmp_path: Path, suf
     assert (found.path, found.temporary) == (path, False)
 
 
+def test_relative_paths_are_found_also_of_a_linked_image(blender: ModuleType, tmp_path: Path) -> None:
+    """Relative paths count from the file that holds the image: this one, or the one it is linked from."""
+    path, other, own = tmp_path / "library" / "face.png", tmp_path / "library" / "faces.blend", tmp_path / "own.blend"
+    path.parent.mkdir()
+    Image.fromarray(picture((7, 5, 3))).save(path)
+    blender.ops.wm.save_as_mainfile(filepath=str(other))
+    image = blender.data.images.load("//face.png")
+    image.use_fake_user = True
+    assert part("photo_file").photo_file(image, tmp_path).path == path
+    blender.ops.wm.save_mainfile()
+    blender.ops.wm.read_homefile(use_factory_startup=True)
+    blender.ops.wm.save_as_mainfile(filepath=str(own))
+    with blender.data.libraries.load(str(other), link=True, relative=True) as (_held, wanted):
+        wanted.images = ["face.png"]
+    linked = blender.data.images["face.png"]
+    assert linked.filepath == "//face.png"
+    assert part("photo_file").photo_file(linked, tmp_path).path == path
+
+
 def test_packed_photo_is_written_byte_for_byte(blender: ModuleType, tmp_path: Path) -> None:
     path = tmp_path / "photo.jpg"
     Image.fromarray(picture((7, 5, 3))).save(path)
