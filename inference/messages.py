@@ -44,7 +44,8 @@ class Reconstruct:
 class Convert:
     """Make the model file `out` of published weights, or check a model file and copy it there.
 
-    sources: one model file with encoders; or in any order a generator, its two encoders and their average latent.
+    sources: one model file; or in any order a generator and, unless it comes alone, its two encoders and their average
+             latent.
     """
 
     sources: tuple[str, ...]
