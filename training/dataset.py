@@ -30,6 +30,8 @@ HELD_OUT_SEEDS = 64  # heads 0 to 63 are never trained on
 SURFACE_SHARE, UNIFORM_SHARE = 0.35, 0.15  # of a batch's points; the rest lies near the surface
 FACE_SHARE = 0.4  # of the points on and near the surface are drawn from the face and ears alone
 FACE_LOW, FACE_HIGH = np.array([-0.2, -0.26, -0.06]), np.array([0.2, 0.09, 0.30])  # box of face and ears, head frame
+EAR_SHARE = 0.08  # and of skin where ears are: thin shells that even draws meet too seldom to be learned
+EAR_LOW, EAR_HIGH = np.array([0.13, -0.14, -0.09]), np.array([0.2, 0.1, 0.06])  # box of an ear, |x|, y, z
 EMPTY_DEPTH = 1e3  # box units; where a view shows nothing
 MIRROR = np.array([-1, 1, 1], np.float32)  # the head in a mirror
 
@@ -234,6 +236,7 @@ class HeadSet:
         self.meta.append(json.loads(str(head.pop("meta"))))
         for kind in ("near", "surface"):
             head[f"{kind}_face"] = _within_face(head[f"{kind}_points"])
+            head[f"{kind}_ears"] = _of_ears(head[f"{kind}_points"], head[f"{kind}_materials"])
         self.heads.append(head)
         self.seeds.append(seed)
 
@@ -280,7 +283,7 @@ class HeadSet:
 
         gain = head["gains"][view]
         places, distance, shade = self._points(head, points, rng)
-        pick = _pick(head["surface_face"], len(head["surface_points"]), surface, rng)
+        pick = _pick(head, "surface", surface, rng)
         return (
             portrait,
             given.vector,
@@ -300,9 +303,9 @@ class HeadSet:
         """Points (count, 3), distances (count,), and albedo and materials (count, 3), (count, 2) in bytes."""
         on_surface, uniform = int(count * SURFACE_SHARE), int(count * UNIFORM_SHARE)
         picks = {
-            "near": _pick(head["near_face"], len(head["near_points"]), count - on_surface - uniform, rng),
+            "near": _pick(head, "near", count - on_surface - uniform, rng),
             "uniform": rng.integers(0, len(head["uniform_points"]), uniform),
-            "surface": _pick(head["surface_face"], len(head["surface_points"]), on_surface, rng),
+            "surface": _pick(head, "surface", on_surface, rng),
         }
 
         def gather(name: str) -> NDArray:
@@ -426,10 +429,25 @@ def _within_face(points: NDArray) -> NDArray[np.int32]:
     return np.flatnonzero(within).astype(np.int32)
 
 
-def _pick(of_face: NDArray[np.int32], total: int, count: int, rng: np.random.Generator) -> NDArray[np.integer]:
-    """`count` indices below `total`, FACE_SHARE of them from `of_face`."""
-    faces = int(count * FACE_SHARE)
-    return np.concatenate([of_face[rng.integers(0, len(of_face), faces)], rng.integers(0, total, count - faces)])
+def _of_ears(points: NDArray, materials: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """Indices of points (n, 3) of skin about the ears; none where hair or cloth covers both. materials: (n, 2)."""
+    aside = np.abs(points) * [1, 0, 0] + points * [0, 1, 1]
+    within = ((aside > EAR_LOW) & (aside < EAR_HIGH)).all(1) & (materials[:, 1] > 127)
+    return np.flatnonzero(within).astype(np.int32)
+
+
+def _pick(head: Arrays, kind: str, count: int, rng: np.random.Generator) -> NDArray[np.integer]:
+    """`count` indices of a head's points of a kind, FACE_SHARE of them about the face, EAR_SHARE of its bare ears."""
+    face, ears = head[f"{kind}_face"], head[f"{kind}_ears"]
+    faces, aside = int(count * FACE_SHARE), min(int(count * EAR_SHARE), len(ears))
+    total = len(head[f"{kind}_points"])
+    return np.concatenate(
+        [
+            face[rng.integers(0, len(face), faces)],
+            rng.choice(ears, aside),
+            rng.integers(0, total, count - faces - aside),
+        ]
+    )
 
 
 def _float(arrays: list[NDArray]) -> Tensor:

@@ -24,9 +24,10 @@ from inference.generator import STARTER, TriPlaneGenerator
 
 from .dataset import Batch, HeadSet
 from .discriminator import OcclusionAwareDiscriminator, discriminator_loss, encoder_loss
+from .fleet import Fleet, launch
 from .losses import LossWeights, alike, head_losses
 from .run import Run, config_from_arguments, learning_rate, seed_everything
-from .train_generator import MOST_GRADIENT
+from .train_generator import MOST_GRADIENT, SEEDS_APART
 from .validation import Validation, validate
 from .visibility import seen_by, seen_planes
 
@@ -65,18 +66,31 @@ class OccludedTraining:
     refresh: int = 200
     check: int = 1000
     seconds: float = 0.0  # CPU seconds after which the run saves and stops, 0 for none
-    threads: int = 1
+    threads: int = 1  # of each process
+    processes: int = 1  # that train together, each with its own batches
+    meet: int = 10  # steps after which they go on from their mean
     seed: int = 0
 
 
 def train(settings: OccludedTraining) -> None:
-    """Run, or resume, the training; leaves `state.pt` with the encoder in the run's folder."""
-    torch.set_num_threads(settings.threads)
+    """Run, or resume, the training; leaves `state.pt` with the encoder in the run's folder.
+
+    Raises ValueError for a judge that is none, and where looks for heads, and the end, do not fall on steps at which
+    processes meet.
+    """
     if settings.judged not in ("nothing", "hidden", "everything"):
         raise ValueError(f"--judged must be nothing, hidden or everything, not {settings.judged!r}")
+    if settings.processes > 1 and (settings.refresh % settings.meet or settings.steps % settings.meet):
+        raise ValueError("--refresh and --steps must be multiples of --meet")
+    Run(settings.run).note_config(settings)
+    launch(train_as_one_of, settings, settings.processes, settings.meet)
+
+
+def train_as_one_of(fleet: Fleet, settings: OccludedTraining) -> None:
+    """One process's part of the training."""
+    torch.set_num_threads(settings.threads)
     judged = cast(Judged, settings.judged)
     run = Run(settings.run)
-    run.note_config(settings)
     heads, held_out = HeadSet(settings.heads), HeadSet(settings.heads, held_out=True)
     generator, visible = load_visible(settings.generator)
     torch.manual_seed(settings.seed)
@@ -93,9 +107,11 @@ def train(settings: OccludedTraining) -> None:
         optimiser.load_state_dict(state["optimiser"])
         critic.load_state_dict(state["critic"])
         step = state["step"]
+    learned = [*encoder.parameters(), *(discriminator.parameters() if judged != "nothing" else ())]
     weights = LossWeights()
-    noise = torch.Generator().manual_seed(settings.seed + step)
-    rng = seed_everything(settings.seed, step)
+    own_seed = settings.seed + fleet.rank * SEEDS_APART
+    noise = torch.Generator().manual_seed(own_seed + step)
+    rng = seed_everything(own_seed, step)
     order: list[int] = []
     heads.refresh(), held_out.refresh()
     started = time.process_time()
@@ -140,8 +156,12 @@ def train(settings: OccludedTraining) -> None:
             critic.step()
 
         step += 1
-        out_of_time = 0 < settings.seconds < time.process_time() - started
+        out_of_time = fleet.meet(step, learned, stop=0 < settings.seconds < time.process_time() - started)
         last = step == settings.steps or out_of_time
+        if not fleet.leads:
+            if out_of_time:
+                break
+            continue
         written = run.record(step, values | {"heads": len(heads.heads)})
         if step % settings.check == 0 or last:
             run.note_check(step, validate(Validation(generator, encoder, visible), held_out))

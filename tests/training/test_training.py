@@ -229,6 +229,28 @@ def test_colours_in_a_view_are_the_albedo_under_its_light() -> None:
     np.testing.assert_allclose(colours_in_view(albedo, np.full(3, 2.0))[0], 1.0, atol=5e-3)
 
 
+def test_bare_ears_get_points_of_their_own_and_covered_ones_none(tmp_path: Path) -> None:
+    ball(tmp_path, 80)
+    drawn = {}
+    for name, hair in (("bare", 0), ("covered", 255)):
+        folder = tmp_path / name
+        folder.mkdir()
+        with np.load(tmp_path / "00080.npz") as arrays:
+            changed = dict(arrays)
+        for kind in ("near", "surface", "uniform"):
+            changed[f"{kind}_materials"] = np.full_like(changed[f"{kind}_materials"], (hair, 255 - hair))
+        np.savez(folder / "00080.npz", **changed)
+        head = HeadSet(folder)
+        head.refresh()
+        batch = head.batch_of(0, 0, 4000, 2000, np.random.default_rng(0))
+        drawn[name] = [
+            ((p[0, :, 0].abs() > 0.13) & (p[0, :, 1].abs() < 0.08) & (p[0, :, 2].abs() < 0.055)).sum().item()
+            for p in (batch.points.points, batch.surface.points)
+        ]
+    for bare, covered, total in zip(drawn["bare"], drawn["covered"], (4000 * 0.85, 2000), strict=True):
+        assert 0.02 * total < bare - covered < 0.1 * total
+
+
 def test_a_tint_changes_picture_and_surface_alike() -> None:
     rng = np.random.default_rng(0)
     colours, light = rng.integers(20, 120, (50, 3)).astype(np.uint8), np.ones(3)
@@ -358,6 +380,22 @@ def test_a_run_goes_on_where_it_stopped(heads: Path, runs: Path) -> None:
     weights = [state["encoder"]["style.0.weight"] for state in (before, after)]
     torch.testing.assert_close(*weights, atol=5e-3, rtol=0)
     assert not torch.equal(*weights)
+
+
+def test_two_processes_train_one_occluded_encoder(heads: Path, runs: Path, tmp_path: Path) -> None:
+    run = tmp_path / "together"
+    sizes = {"steps": 2, "batch": 2, "points": 500, "normals": 50}
+    with pytest.raises(ValueError, match="multiples of --meet"):
+        train_occluded(OccludedTraining(heads, runs / "generator", run, **sizes, processes=2))
+    train_occluded(
+        OccludedTraining(
+            heads, runs / "generator", run, **sizes, judged="everything", adversarial_start=0, processes=2, meet=1
+        )
+    )
+    state = torch.load(run / "state.pt", weights_only=True)
+    begun = torch.load(runs / "generator" / "state.pt", weights_only=True)["encoder"]["lift.place"]
+    assert state["step"] == 2 and not torch.equal(state["encoder"]["lift.place"], begun)
+    assert len((run / "checks.jsonl").read_text().splitlines()) == 1  # only the first process writes
 
 
 def test_two_processes_train_one_model(heads: Path, runs: Path, tmp_path: Path) -> None:
