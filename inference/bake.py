@@ -19,25 +19,17 @@ from scipy import ndimage, sparse
 from scipy.sparse.linalg import splu
 
 from .alignment import AlignedPortrait
-from .camera import Camera, project, unproject
+from .camera import project, unproject
+from .facing import Facing, depth_map_of, smoothstep
+from .model_views import ModelViews, ViewPaint
 from .photo import Photo
 from .progress import Progress
-from .raster import fragment_chunks, rasterise_view, sample_image
+from .raster import fragment_chunks, sample_image
 from .resampling import transform_points
-from .surface import Mesh, vertex_normals, weld
+from .surface import Mesh, weld
 
 FloatArray = NDArray[np.floating]
 IntArray = NDArray[np.integer]
-
-# What the camera saw
-DEPTH_SIZE = 1024  # px of the depth picture: .3 mm on the head
-OUTLINE_MARGIN = 6  # px of DEPTH_SIZE around nearer parts of the head: the shape is not better known than that, 2 mm
-DEPTH_SLACK = 0.02  # box units, 1 cm: what lies less deep behind an outline is the same part of the head
-UNSEEN_COSINE = 0.15  # cosine of the angle between normal and ray: below, a photo pixel smears over 3 mm and more
-PLAIN_COSINE = 0.45  # from here on the photo is trusted fully
-WRINKLE_WIDTH = 0.012  # box units, 6 mm: normals are averaged over it, so that lids and nostrils hide nothing
-FOLD_WIDTH = 0.012  # box units: narrower hidden strips are painted from the photo, smeared but of its colours
-FEATHER_WIDTH = 0.02  # box units, 1 cm: over which trust rises from a border
 
 # The matte's border
 MATTE_EROSION = 5  # px of the 512 px crop: the matte is that unsure of where hair ends
@@ -114,6 +106,7 @@ def bake(
     field: ColourField,
     texture_size: int,
     progress: Progress,
+    views: ModelViews | None = None,
 ) -> TexturedHead:
     """Texture the head from its photo and its model.
 
@@ -122,6 +115,7 @@ def bake(
     photo:        the file's own pixels, sampled through `portrait.photo_from_crop`.
     field:        the model's colours.
     texture_size: texels along a side.
+    views:        the model's own pictures of the head, where it makes some that are sharper than the field's colours.
     """
     progress(0.0, "Finding what the photo shows")
     fine, fine_uv = subdivide(mesh, uv, MAX_PAINT_FACES)
@@ -129,12 +123,14 @@ def bake(
     whole, whole_vertex = weld(fine)
     crop_px = project(whole.vertices, portrait.camera)[0] * len(portrait.image)
     trust_map = matte_trust(portrait.matte, portrait.image)
-    depth_map = rasterise_view(mesh.vertices, mesh.faces, portrait.camera, DEPTH_SIZE).depth
-    facing = facing_weight(whole, portrait.camera, depth_map)
+    depth_map = depth_map_of(mesh, portrait.camera)
+    facing = Facing(whole).weight(portrait.camera, depth_map)
     visibility = facing * sample_image(trust_map[..., None], crop_px)[:, 0]
 
     progress(0.1, "Matching colours")
-    model_colour = _colour_at(field, whole.vertices, lambda share: progress(0.1 + 0.2 * share, "Matching colours"))
+    field_colour = _colour_at(field, whole.vertices, lambda share: progress(0.1 + 0.2 * share, "Matching colours"))
+    paint = ViewPaint.of(views, whole, mesh, MATCH_BLUR / len(portrait.image)) if views is not None else None
+    model_colour = field_colour if paint is None else paint.soft_colour(field_colour)
     photo_colour = _soft_photo(portrait.image, trust_map, crop_px)
     tone = fit_tone(model_colour, photo_colour, visibility)
     matched = tone.apply(model_colour)
@@ -144,7 +140,10 @@ def bake(
     matched = matched[whole_vertex] + _correction(mesh, fine, residual[whole_vertex], visibility[whole_vertex])
 
     # All of these are smooth on the surface: linear between the corners of a face.
-    vertex_values = np.column_stack([matched, facing[whole_vertex], crop_px[whole_vertex]]).astype(np.float32)
+    on_vertices = [matched, facing[whole_vertex], crop_px[whole_vertex]]
+    if paint is not None:
+        on_vertices += [field_colour[whole_vertex], model_colour[whole_vertex], paint.vertex_values[whole_vertex]]
+    vertex_values = np.column_stack(on_vertices).astype(np.float32)
     texels_per_crop_px = _texels_per_crop_px(portrait, mesh, uv, texture_size)
     pixels, pixels_from_crop = _photo_pixels(photo, portrait, crop_px, texels_per_crop_px)
     size = (texture_size, texture_size)
@@ -156,7 +155,11 @@ def bake(
         values = cover.interpolate(vertex_values, fine.faces)
         colour, weight = values[:, :3], values[:, 3]
         seen = np.flatnonzero(weight > 0)
-        on_crop = values[seen, 4:]
+        on_crop = values[seen, 4:6]
+        if paint is not None:
+            # Soft colours are matched to the photo's; the detail comes on top.
+            sharp = paint.colour(values[:, 6:9], values[:, 12:])
+            colour += (sharp - values[:, 9:12]) @ tone.matrix.astype(np.float32)
         weight[seen] *= sample_image(trust_map[..., None], on_crop)[:, 0]
         pixel = sample_image(pixels, transform_points(pixels_from_crop, on_crop)) / np.float32(255)
         colour[seen] += weight[seen, None] * (pixel - colour[seen])
@@ -193,46 +196,6 @@ def subdivide(mesh: Mesh, uv: FloatArray, most_faces: int) -> tuple[Mesh, FloatA
         uv = np.concatenate([uv, (uv[start] + uv[end]) / 2])
         mesh = Mesh(vertices, np.concatenate([*corner, middle]))
     return mesh, uv
-
-
-def facing_weight(mesh: Mesh, camera: Camera, depth_map: NDArray[np.float32]) -> FloatArray:
-    """(v,) how plainly a camera sees each vertex of a welded mesh, from 0 to 1.
-
-    depth_map: (s, s) what the camera sees of the mesh, box units along the optical axis, infinite beside it.
-    It is 0 on every vertex of a face that is hidden in part, and rises over FEATHER_WIDTH from there.
-    """
-    size = len(depth_map)
-    nearest = ndimage.minimum_filter(depth_map, size=2 * OUTLINE_MARGIN + 1, mode="constant", cval=np.inf)
-    picture, depth = project(mesh.vertices, camera)
-    column, row = np.clip((picture * size).astype(np.int64), 0, size - 1).T
-    towards = camera.position - mesh.vertices
-    towards /= np.linalg.norm(towards, axis=1, keepdims=True)
-
-    neighbours = _neighbours(mesh)
-    average = sparse.diags(1 / np.maximum(np.asarray(neighbours.sum(axis=1)).ravel(), 1)) @ neighbours
-    ring = np.linalg.norm(mesh.vertices[mesh.faces[:, 0]] - mesh.vertices[mesh.faces[:, 1]], axis=1).mean()
-
-    def rings(width: float) -> range:
-        return range(max(1, round(width / ring)))
-
-    normals = vertex_normals(mesh)
-    for _ in rings(WRINKLE_WIDTH):
-        normals = average @ normals
-    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-9)
-    cosine = np.einsum("ij,ij->i", normals, towards)
-    in_picture = ((picture >= 0) & (picture <= 1)).all(axis=1)
-    seen = in_picture & (depth <= nearest[row, column] + DEPTH_SLACK) & (cosine > UNSEEN_COSINE)
-    # Grow and shrink: strips that are hidden in a narrow fold take the photo's pixels from beside them.
-    for _ in rings(FOLD_WIDTH / 2):
-        seen = seen | (neighbours @ seen > 0)
-    for _ in rings(FOLD_WIDTH / 2):
-        seen = seen & ~(neighbours @ ~seen > 0)
-
-    weight = np.where(seen & ~(neighbours @ ~seen > 0), _smoothstep(cosine, UNSEEN_COSINE, PLAIN_COSINE), 0.0)
-    # Averaging spreads zeros inwards; the minimum keeps trust from growing outwards.
-    for _ in rings(FEATHER_WIDTH):
-        weight = np.minimum(weight, average @ weight)
-    return weight
 
 
 @dataclass(frozen=True)
@@ -348,7 +311,7 @@ def find_anchors(depth_map: NDArray[np.float32], portrait: AlignedPortrait) -> d
     """Named points of the face, where the rays through the photo's landmarks meet the surface, head frame.
 
     A landmark beside the mesh (an ear's, often) becomes the nearest point of the outline.
-    depth_map: (s, s) as for `facing_weight`.
+    depth_map: (s, s) as for `Facing.weight`.
     """
     row, column = np.nonzero(np.isfinite(depth_map))
     seen_picture = (np.stack([column, row], axis=1) + 0.5) / len(depth_map)
@@ -388,7 +351,7 @@ def matte_trust(matte: NDArray[np.float32], image: NDArray[np.uint8]) -> NDArray
     """
     eroded = ndimage.minimum_filter(matte, size=2 * MATTE_EROSION + 1, mode="constant", cval=0.0)
     blurred = ndimage.gaussian_filter(eroded, MATTE_BLUR, mode="constant", cval=0.0)
-    trust = _smoothstep(blurred, *MATTE_RAMP)
+    trust = smoothstep(blurred, *MATTE_RAMP)
 
     pixels = image.astype(np.float32) / 255
     behind, beside_background = _local_mean(pixels, (matte < SURE_BACKGROUND).astype(np.float32))
@@ -396,8 +359,8 @@ def matte_trust(matte: NDArray[np.float32], image: NDArray[np.uint8]) -> NDArray
     contrast = person - behind
     squared = np.maximum(np.einsum("hwc,hwc->hw", contrast, contrast), 1e-6)
     person_share = np.einsum("hwc,hwc->hw", pixels - behind, contrast) / squared
-    sure = _smoothstep(beside_background, 0.0, BESIDE_BACKGROUND) * _smoothstep(np.sqrt(squared), *TELLING_CONTRAST)
-    return (trust * (1 - sure * (1 - _smoothstep(person_share, *PERSON_RAMP)))).astype(np.float32)
+    sure = smoothstep(beside_background, 0.0, BESIDE_BACKGROUND) * smoothstep(np.sqrt(squared), *TELLING_CONTRAST)
+    return (trust * (1 - sure * (1 - smoothstep(person_share, *PERSON_RAMP)))).astype(np.float32)
 
 
 def _local_mean(image: NDArray[np.float32], weight: NDArray[np.float32]) -> tuple[FloatArray, FloatArray]:
@@ -463,21 +426,6 @@ def _photo_pixels(
     factor = max(1, int(photo_px_per_texel))
     to_part = np.diag([1 / factor, 1 / factor, 1.0]) @ np.array([[1, 0, -left], [0, 1, -top], [0, 0, 1]])
     return np.asarray(pixels.reduce(factor)), to_part @ portrait.photo_from_crop
-
-
-def _smoothstep(values: FloatArray, low: float, high: float) -> FloatArray:
-    """0 up to `low`, 1 from `high` on, and smooth between."""
-    t = np.clip((values - low) / (high - low), 0.0, 1.0)
-    return t * t * (3.0 - 2.0 * t)
-
-
-def _neighbours(mesh: Mesh) -> sparse.csr_matrix:
-    """(v, v) with a 1 where two vertices share a side."""
-    start, end = mesh.faces.ravel(), np.roll(mesh.faces, -1, axis=1).ravel()
-    pairs = (np.concatenate([start, end]), np.concatenate([end, start]))
-    matrix = sparse.csr_matrix((np.ones(len(pairs[0])), pairs), shape=[len(mesh.vertices)] * 2)
-    matrix.data[:] = 1.0
-    return matrix
 
 
 def _stiffness_and_area(mesh: Mesh) -> tuple[sparse.csr_matrix, FloatArray]:

@@ -170,10 +170,16 @@ class SuperResolution(nn.Module):
             width0, width1, config.w_dim, 4 * self.input_resolution, image_channels=3, clamp=SUPERRESOLUTION_CLAMP
         )
 
-    def forward(self, raw: Tensor, features: Tensor, w: Tensor) -> Tensor:
-        """raw (n, 3, r, r), features (n, c, r, r), w (n, w_dim) to (n, 3, 4 * input_resolution, ...), about [-1, 1]."""
+    def forward(self, raw: Tensor, features: Tensor, w: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """raw (n, 3, r, r), features (n, c, r, r), w (n, w_dim) to (n, 3, 4 * input_resolution, ...), about [-1, 1].
+
+        dtype: of the convolutions; None takes half precision on CUDA, as the published model was trained and is run
+               there, and single precision elsewhere.
+        """
+        if dtype is None:
+            dtype = torch.float16 if features.device.type == "cuda" else torch.float32
         raw = resize(raw, self.input_resolution)
-        features = resize(features, self.input_resolution)
+        features = resize(features, self.input_resolution).to(dtype)
         rows = w[:, None].expand(-1, 3, -1)
         # The published model was trained and is used without noise here, though its file holds some.
         features, raw = self.block0(features, raw, rows, "none")

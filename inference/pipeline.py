@@ -25,6 +25,7 @@ from .field import Field
 from .gltf import write_glb
 from .job_folder import check_writable, whole_folder
 from .messages import Options
+from .model_views import ModelViews, look_around
 from .photo import load_photo
 from .photo_check import photo_warnings
 from .preview import preview_sheet
@@ -57,6 +58,7 @@ SHARES = {  # CPU seconds of each stage at the default quality, measured: how th
     "preview": 2.1,
     "write": 0.5,
 }
+VIEWS_SHARE = 40.0  # CPU seconds of the pictures around the head, with PanoHead's sizes
 OPTIMISATION_SHARE = 95.0  # CPU seconds of "encode" where W+ is optimised, with the starter's sizes
 LOW_MATTE_IOU = 0.75  # a head whose outline differs this much has missed hair or the pose
 FAR_OUTLINE = 0.008  # box units of mean misfit before refining; the worst of 20 photos, hats among them, has 0.0034
@@ -151,8 +153,13 @@ def make_head(photo_path: Path, options: Options, models: Models, stages: Stages
         mesh = extract(field, options.grid, options.faces, step)
     with stages.stage("unwrap", "Unwrapping") as step:
         unwrapped = unwrap(mesh, step)
+    views = None
+    if model.generator.config.superresolution:
+        with stages.stage("views", "Looking at the head from all sides") as step:
+            pictures = look_around(model.generator, whole, inversion.w_plus, step)
+            views = ModelViews(pictures, (lambda points: points) if refinement is None else refinement.place)
     with stages.stage("bake", "Painting the skin") as step:
-        head = bake(unwrapped.mesh, unwrapped.uv, portrait, photo, field, options.texture, step)
+        head = bake(unwrapped.mesh, unwrapped.uv, portrait, photo, field, options.texture, step, views)
     with stages.stage("judge", "Comparing with the photo"):
         quality = Quality(
             visible_share(head.mesh, head.visibility),
@@ -202,8 +209,13 @@ def whole_tri_grid(portrait: AlignedPortrait, photo_size: tuple[int, int], model
 
 
 def shares_of(model: HeadModel) -> dict[str, float]:
-    """`SHARES` for a model: without encoders nearly all the time goes into finding the latents."""
-    return SHARES if model.visible is not None else {**SHARES, "encode": OPTIMISATION_SHARE}
+    """`SHARES` for a model: pictures from all around where it draws some, and latents found slowly without encoders."""
+    shares = dict(SHARES)
+    if model.visible is None:
+        shares["encode"] = OPTIMISATION_SHARE
+    if model.generator.config.superresolution:
+        shares["views"] = VIEWS_SHARE
+    return shares
 
 
 def _given(portrait: AlignedPortrait, models: Models, encoder: Encoder) -> PortraitInput:

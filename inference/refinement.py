@@ -95,23 +95,27 @@ class Refinement:
     before: Misfit
     after: Misfit
 
+    def place(self, points: NDArray[np.floating]) -> NDArray[np.float32]:
+        """(m, 3) where the unfitted head holds what the fitted one holds at points (m, 3), both in the head frame."""
+        return moved(points, self.shift, self.box_side)
+
 
 class WarpedField:
     """A field in bent space: density and colour of the field, read where the refinement says."""
 
     def __init__(self, field: ColouredField, refinement: Refinement) -> None:
         self._field = field
-        self._shift = refinement.shift
+        self._refinement = refinement
         self.level = field.level
         self.box_side = field.box_side
 
     def density(self, points: NDArray[np.floating], progress: Progress = silent) -> NDArray[np.float32]:
         """(m,) density at points (m, 3) of the head frame."""
-        return self._field.density(moved(points, self._shift, self.box_side), progress)
+        return self._field.density(self._refinement.place(points), progress)
 
     def colour(self, points: NDArray[np.floating], progress: Progress = silent) -> NDArray[np.float32]:
         """(m, 3) sRGB at points (m, 3) of the head frame."""
-        return self._field.colour(moved(points, self._shift, self.box_side), progress)
+        return self._field.colour(self._refinement.place(points), progress)
 
 
 @dataclass(frozen=True)

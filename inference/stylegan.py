@@ -139,7 +139,10 @@ class MappingNetwork(nn.Module):
 
 
 class SynthesisLayer(nn.Module):
-    """A 3x3 convolution whose input channels are scaled by the latent; optionally doubles the resolution."""
+    """A 3x3 convolution whose input channels are scaled by the latent; optionally doubles the resolution.
+
+    It computes in the precision of its input, half or single; weights and latents are single.
+    """
 
     def __init__(
         self,
@@ -170,21 +173,27 @@ class SynthesisLayer(nn.Module):
     def forward(self, x: Tensor, w: Tensor, noise_mode: NoiseMode) -> Tensor:
         """x (n, in, h, w) and one latent per image w (n, w_dim) to (n, out, resolution, resolution)."""
         styles = self.affine(w)  # (n, in)
+        weight = self.weight
+        if x.dtype == torch.float16:
+            # Sums must stay below 65504. Demodulation takes these factors out again.
+            weight = weight / (weight.abs().amax(dim=(1, 2, 3), keepdim=True) * math.sqrt(weight[0].numel()))
+            styles = styles / styles.abs().amax(dim=1, keepdim=True)
         # Scaling the input and the output is the same function as scaling the weights once per image,
         # and lets the whole batch share one convolution.
-        x = x * styles[:, :, None, None]
+        x = x * styles[:, :, None, None].to(x.dtype)
         if self.up:
-            x = F.conv_transpose2d(x, self.weight.transpose(0, 1), stride=2)
-            x = low_pass(x, self.resample_filter, gain=4.0, padding=1)
+            x = F.conv_transpose2d(x, weight.to(x.dtype).transpose(0, 1), stride=2)
+            x = low_pass(x, self.resample_filter.to(x.dtype), gain=4.0, padding=1)
         else:
-            x = F.conv2d(x, self.weight, padding=1)
-        energy = styles.square() @ self.weight.square().sum(dim=(2, 3)).t()  # (n, out)
+            x = F.conv2d(x, weight.to(x.dtype), padding=1)
+        energy = styles.square() @ weight.square().sum(dim=(2, 3)).t()  # (n, out)
         demodulation = torch.rsqrt(energy + EPSILON)
         offset = self.bias[:, None, None]  # (out, 1, 1)
         if noise_mode == "const":
             offset = offset + self.noise_const * self.noise_strength  # (out, h, w)
         # The gain goes in before the leaky ReLU, which commutes with positive factors: one pass over x less.
-        x = torch.addcmul(offset * ACTIVATION_GAIN, x, demodulation[:, :, None, None] * ACTIVATION_GAIN)
+        gain = demodulation[:, :, None, None] * ACTIVATION_GAIN
+        x = torch.addcmul((offset * ACTIVATION_GAIN).to(x.dtype), x, gain.to(x.dtype))
         x = F.leaky_relu(x, LEAK)
         return x if self.clamp is None else x.clamp(-self.clamp, self.clamp)
 
@@ -217,7 +226,8 @@ class ToRGB(nn.Module):
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         """x (n, in, h, w) and latents w (n, w_dim) to (n, out, h, w)."""
         styles = self.affine(w) * self.weight_gain
-        x = F.conv2d(x * styles[:, :, None, None], self.weight, self.bias)
+        scaled = x * styles[:, :, None, None].to(x.dtype)
+        x = F.conv2d(scaled, self.weight.to(x.dtype), self.bias.to(x.dtype))
         return x if self.clamp is None else x.clamp(-self.clamp, self.clamp)
 
 
@@ -273,7 +283,7 @@ class SynthesisBlock(nn.Module):
             assert x is not None
             x = self.conv0(x, w_rows[:, 0], noise_mode)
         x = self.conv1(x, w_rows[:, self.convolutions - 1], noise_mode)
-        share = self.torgb(x, w_rows[:, self.convolutions])
+        share = self.torgb(x, w_rows[:, self.convolutions]).float()  # the image is summed in single precision
         image = share if image is None else upsample(image, self.resample_filter) + share
         return x, image
 

@@ -16,7 +16,6 @@ from inference.bake import (
     TexturedHead,
     bake,
     doubt_of,
-    facing_weight,
     fill_uncovered,
     fit_tone,
     matte_trust,
@@ -24,6 +23,8 @@ from inference.bake import (
     subdivide,
 )
 from inference.camera import orbit_camera, project
+from inference.facing import Facing, depth_map_of
+from inference.model_views import DIRECTIONS, ModelView, ModelViews
 from inference.photo import Photo
 from inference.progress import Cancelled, silent
 from inference.raster import fragments, rasterise_view
@@ -142,6 +143,45 @@ def test_background_never_reaches_the_head(unwrapped: UnwrappedMesh) -> None:
     assert np.abs(head.albedo / 255 - [0.8, 0.4, 0.4]).max() < 0.02
 
 
+def stripes(points: np.ndarray) -> np.ndarray:
+    """Upright stripes 8 mm wide: finer than a field of 64 cells shows, and than the mesh's vertices."""
+    bright = 0.5 + 0.2 * np.sin(points[:, 0] * (np.pi / 0.015))
+    return np.repeat(bright[:, None], 3, axis=1)
+
+
+def views_of(mesh: Mesh, paint: Distance, shift: float = 0.0) -> ModelViews:
+    """Pictures of a mesh painted by position; the model's head stands `shift` to the left of the finished one."""
+    views = []
+    for direction in DIRECTIONS:
+        camera = orbit_camera(*direction)
+        raster = rasterise_view(mesh.vertices + [shift, 0, 0], mesh.faces, camera, CROP)
+        picture = np.ones((CROP, CROP, 3), np.float32) * [0.0, 1.0, 0.0]  # a green wall behind
+        picture[raster.covered] = paint(raster.interpolate(mesh.vertices, mesh.faces))
+        # As soft as what 64 px of volume rendering tell of the outline.
+        head = ndimage.gaussian_filter(raster.covered.astype(np.float32), 4.0)
+        views.append(ModelView(camera, picture.astype(np.float32), head))
+    return ModelViews(views, lambda points: points + [shift, 0, 0])
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.01])
+def test_pictures_of_the_model_paint_the_unseen_side_sharply(unwrapped: UnwrappedMesh, shift: float) -> None:
+    """A field without the stripes that the model's own pictures show, also where fitting has bent the head."""
+    portrait, photo = picture_of(unwrapped.mesh, paint=stripes)
+    grey = AnalyticField(head_on_neck(), lambda points: np.full((len(points), 3), 0.5))
+    views = views_of(unwrapped.mesh, stripes, shift)
+    blurred, sharp = (
+        bake(unwrapped.mesh, unwrapped.uv, portrait, photo, grey, 2 * SIZE, silent, given) for given in (None, views)
+    )
+    row, column, points = texel_positions(sharp)
+    head = (sharp.visibility_map[row, column] == 0) & (points[:, 1] > -0.2)  # below, neck and cap face no camera
+    rows, columns, truth = row[head], column[head], stripes(points[head])
+    errors = [np.abs(baked.albedo[rows, columns] / 255 - truth).max(axis=1) for baked in (blurred, sharp)]
+    assert errors[0].mean() > 0.1
+    assert errors[1].mean() < 0.015
+    green = sharp.albedo[row, column].astype(int)
+    assert (green[:, 1] - green[:, 0]).max() < 25  # nothing of the wall
+
+
 def test_what_is_hidden_behind_the_nose_does_not_get_the_noses_colour(unwrapped: UnwrappedMesh) -> None:
     def red_nose(points: np.ndarray) -> np.ndarray:
         nose = np.linalg.norm(points - [0.0, -0.05, 0.19], axis=1) < 0.04
@@ -205,7 +245,7 @@ def test_camera_does_not_see_what_another_part_hides() -> None:
     """A small ball before a large one hides a disc of it."""
     mesh = extract(AnalyticField(union(sphere(0.15, (0, 0, -0.1)), sphere(0.05, (0, 0, 0.07)))), 96, 10**6, silent)
     camera = orbit_camera(0.0)
-    weight = facing_weight(mesh, camera, rasterise_view(mesh.vertices, mesh.faces, camera, 1024).depth)
+    weight = Facing(mesh).weight(camera, depth_map_of(mesh, camera))
     behind = (np.hypot(mesh.vertices[:, 0], mesh.vertices[:, 1]) < 0.045) & (mesh.vertices[:, 2] < 0.04)
     beside = (np.hypot(mesh.vertices[:, 0], mesh.vertices[:, 1]) > 0.1) & (mesh.vertices[:, 2] > 0.0)
     assert behind.any() and (weight[behind] == 0).all()

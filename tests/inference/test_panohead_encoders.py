@@ -438,4 +438,5 @@ def test_a_photo_becomes_a_head_through_full_encoders(astronaut: Path, tmp_path:
     options = Options(str(path), "cpu", grid=48, faces=1000, texture=64, refinement="off")
     report = reconstruct(astronaut, tmp_path / "head", options, models)
     assert report["mesh"]["watertight"] and report["model"]["name"] == "full"
+    assert "views" in report["seconds"]  # such a generator paints its head from its own pictures
     assert report["mesh"]["height_m"] == pytest.approx((HEAD_RADIUS - NECK_CUT_Y) * METRES_PER_UNIT, rel=0.03)

@@ -6,6 +6,7 @@ name, and must then make the same latents, tri-grids, densities and pictures. Re
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from inference import checkpoints, conversion
 from inference.camera import orbit_camera
-from inference.generator import PANOHEAD, GeneratorConfig, TriPlaneGenerator
+from inference.generator import PANOHEAD, GeneratorConfig, TriPlaneGenerator, resize
 from inference.progress import silent
 from inference.render import RenderedImage, View, inside_rendered_region, rays, render_image, render_view
 from inference.tri_grid import sample_planes_apart
@@ -258,6 +259,28 @@ def test_larger_renders_show_the_same_head(
     assert_mostly_close(stretched(rendered.view), expected["det32_mask"], MASK_TOLERANCE)
     assert_mostly_close(rendered.image[:, :, ::4, ::4], expected["det32_image"], IMAGE_TOLERANCE)
     assert_close(statistics(rendered.image), expected["det32_image_stats"], IMAGE_TOLERANCE)
+
+
+@pytest.mark.parametrize("loud", [1.0, 1e4])
+def test_half_precision_gives_the_same_picture(
+    generator: TriPlaneGenerator, w_plus: Tensor, planes: Tensor, expected: dict[str, Tensor], loud: float
+) -> None:
+    """As on CUDA. Latents may scale a channel to any size: demodulation takes it out, and nothing may overflow."""
+    camera = expected["in_c_view"][:1]
+    rendered = render_image(generator, w_plus, camera, planes)
+    behind = 1 - rendered.view.mask
+    features = rendered.view.features + behind * resize(generator.synthesise_background(w_plus), 16)
+    w = w_plus[:, -1].clone()
+    louder = copy.deepcopy(generator.superresolution)
+    for block in (louder.block0, louder.block1):
+        for layer in (block.conv0, block.conv1):
+            layer.affine.weight *= loud
+            layer.affine.bias *= loud
+    single = louder(rendered.raw, features, w)
+    half = louder(rendered.raw, features, w, torch.float16)
+    assert half.dtype == torch.float32 and torch.isfinite(half).all()
+    torch.testing.assert_close(single, rendered.image, atol=1e-3, rtol=1e-3)
+    assert (half - single).abs().max() < 0.01 * single.std()
 
 
 def test_a_z_and_a_camera_alone_give_the_published_picture(
