@@ -173,7 +173,7 @@ class SynthesisLayer(nn.Module):
     def forward(self, x: Tensor, w: Tensor, noise_mode: NoiseMode) -> Tensor:
         """x (n, in, h, w) and one latent per image w (n, w_dim) to (n, out, resolution, resolution)."""
         styles = self.affine(w)  # (n, in)
-        weight = self.weight
+        weight: Tensor = self.weight
         if x.dtype == torch.float16:
             # Sums must stay below 65504. Demodulation takes these factors out again.
             weight = weight / (weight.abs().amax(dim=(1, 2, 3), keepdim=True) * math.sqrt(weight[0].numel()))
