@@ -29,8 +29,9 @@ from .tri_grid import TriGrid
 
 FloatArray = NDArray[np.floating]
 
-# Azimuth and elevation, degrees: heads were seen from all around in training, but hardly from far above or below.
-DIRECTIONS = (*((azimuth, 0.0) for azimuth in range(0, 360, 45)), *((azimuth, 35.0) for azimuth in range(45, 360, 90)))
+# Azimuth from the photo's and elevation, degrees. What the photo shows needs no picture, and heads were seen from all
+# around in training, but hardly from far above or below.
+DIRECTIONS = (*((azimuth, 0.0) for azimuth in range(60, 360, 60)), *((azimuth, 40.0) for azimuth in range(0, 360, 90)))
 FACING_POWER = 4.0  # of the cosine in a picture's weight: half way between two pictures both count, elsewhere one
 HEAD_RAMP = (0.5, 0.95)  # share of light the head stops between which a pixel becomes the head's
 ENOUGH = 0.1  # weight of all pictures from which on they alone are believed
@@ -60,15 +61,21 @@ class ModelViews:
     place: Callable[[FloatArray], FloatArray]
 
 
-def look_around(generator: TriPlaneGenerator, tri_grid: TriGrid, w_plus: Tensor, progress: Progress) -> list[ModelView]:
+def look_around(
+    generator: TriPlaneGenerator, tri_grid: TriGrid, w_plus: Tensor, photographer: Camera, progress: Progress
+) -> list[ModelView]:
     """Pictures of a head from DIRECTIONS, by a generator with super-resolution.
 
-    tri_grid: of the whole head. w_plus: (1, num_ws, w_dim), whose last row steers the colours.
+    tri_grid:     of the whole head.
+    w_plus:       (1, num_ws, w_dim), whose last row steers the colours.
+    photographer: the photo's camera.
     """
+    x, _, z = photographer.position
+    start_deg = float(np.degrees(np.arctan2(x, z)))
     views = []
-    for done, direction in enumerate(DIRECTIONS):
+    for done, (azimuth_deg, elevation_deg) in enumerate(DIRECTIONS):
         progress(done / len(DIRECTIONS), "Looking at the head from all sides")
-        camera = orbit_camera(*direction)
+        camera = orbit_camera(start_deg + azimuth_deg, elevation_deg)
         vector = torch.from_numpy(camera.vector)[None].to(tri_grid.planes.device)
         with torch.no_grad():
             made = render_image(generator, w_plus, vector, tri_grid.planes[None])

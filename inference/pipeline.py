@@ -58,7 +58,7 @@ SHARES = {  # CPU seconds of each stage at the default quality, measured: how th
     "preview": 2.1,
     "write": 0.5,
 }
-VIEWS_SHARE = 40.0  # CPU seconds of the pictures around the head, with PanoHead's sizes
+VIEWS_SHARE = 70.0  # CPU seconds of the pictures around the head, with PanoHead's sizes
 OPTIMISATION_SHARE = 95.0  # CPU seconds of "encode" where W+ is optimised, with the starter's sizes
 LOW_MATTE_IOU = 0.75  # a head whose outline differs this much has missed hair or the pose
 FAR_OUTLINE = 0.008  # box units of mean misfit before refining; the worst of 20 photos, hats among them, has 0.0034
@@ -156,7 +156,7 @@ def make_head(photo_path: Path, options: Options, models: Models, stages: Stages
     views = None
     if model.generator.config.superresolution:
         with stages.stage("views", "Looking at the head from all sides") as step:
-            pictures = look_around(model.generator, whole, inversion.w_plus, step)
+            pictures = look_around(model.generator, whole, inversion.w_plus, portrait.camera, step)
             views = ModelViews(pictures, (lambda points: points) if refinement is None else refinement.place)
     with stages.stage("bake", "Painting the skin") as step:
         head = bake(unwrapped.mesh, unwrapped.uv, portrait, photo, field, options.texture, step, views)

@@ -152,8 +152,8 @@ def stripes(points: np.ndarray) -> np.ndarray:
 def views_of(mesh: Mesh, paint: Distance, shift: float = 0.0) -> ModelViews:
     """Pictures of a mesh painted by position; the model's head stands `shift` to the left of the finished one."""
     views = []
-    for direction in DIRECTIONS:
-        camera = orbit_camera(*direction)
+    for azimuth, elevation in DIRECTIONS:
+        camera = orbit_camera(15.0 + azimuth, elevation)  # the photo is taken from 15 degrees
         raster = rasterise_view(mesh.vertices + [shift, 0, 0], mesh.faces, camera, CROP)
         picture = np.ones((CROP, CROP, 3), np.float32) * [0.0, 1.0, 0.0]  # a green wall behind
         picture[raster.covered] = paint(raster.interpolate(mesh.vertices, mesh.faces))
