@@ -80,7 +80,8 @@ def new_networks(config: Mapping[str, Any]) -> tuple[TriPlaneGenerator, Encoder 
     make sense.
     """
     sizes = GeneratorConfig.from_dict(config["generator"])
-    generator = TriPlaneGenerator(sizes)
+    with torch.device("meta"):  # without memory until the values come, and without drawing any at random
+        generator = TriPlaneGenerator(sizes)
     if "encoders" not in config:
         return generator, None, None
     visible, occluded = (
@@ -119,7 +120,8 @@ def new_generator(
 ) -> TriPlaneGenerator:
     """The generator in what `read` gave; `file` is for messages. Raises WeightsDamaged."""
     try:
-        generator = TriPlaneGenerator(GeneratorConfig.from_dict(config["generator"]))
+        with torch.device("meta"):
+            generator = TriPlaneGenerator(GeneratorConfig.from_dict(config["generator"]))
         fill(generator, tensors, "generator", device)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise WeightsDamaged(f"The weights file {file} does not fit together.") from error
@@ -147,13 +149,18 @@ def save(
     if visible is not None and occluded is not None:
         networks |= {"visible": visible, "occluded": occluded}
         config["encoders"] = {"visible": visible.describe(), "occluded": occluded.describe()}
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
+    held: set[int] = set()
     for part, network in networks.items():
         for key, value in network.state_dict().items():
             kept = dtype if value.is_floating_point() else value.dtype
-            stored = value.detach().to("cpu", kept, copy=True).contiguous()  # a file may not hold one tensor twice
+            stored = value.detach().to("cpu", kept).contiguous()
             if not torch.isfinite(stored).all():
                 raise ValueError(f"{part}.{key} does not fit in {dtype}")
+            # The format takes no two tensors over one memory. Copying all would double the gigabytes of a large model.
+            if stored.untyped_storage().data_ptr() in held:
+                stored = stored.clone()
+            held.add(stored.untyped_storage().data_ptr())
             tensors[f"{part}.{key}"] = stored
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path, metadata={METADATA_KEY: json.dumps(config)})
@@ -251,9 +258,10 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], part: str, device: t
     """Give a network the tensors under its prefix and make it ready to use; raises RuntimeError if they do not fit."""
     prefix = f"{part}."
     state = {
-        key.removeprefix(prefix): value.float() if value.is_floating_point() else value
+        # A copy: tensors as read are the mapped file, which the user may want to replace or remove.
+        key.removeprefix(prefix): value.to(torch.float32 if value.is_floating_point() else value.dtype, copy=True)
         for key, value in tensors.items()
         if key.startswith(prefix)
     }
-    network.load_state_dict(state, strict=True)
+    network.load_state_dict(state, strict=True, assign=True)
     network.to(device).eval().requires_grad_(False)

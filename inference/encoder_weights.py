@@ -54,7 +54,7 @@ def encoder_from_tensors(
     reasons = misfits(config, generator)
     if reasons:
         raise _refused("The encoder does not fit the generator", reasons)
-    encoder = empty_encoder(config, generator)
+    encoder = empty_encoder(config, generator).to_empty(device="cpu")
     encoder.psp_encoder.load_state_dict(style, strict=True)
     encoder.triplanenet_encoder.load_state_dict(residual, strict=True)
     encoder.latent_avg.copy_(average)
@@ -62,13 +62,12 @@ def encoder_from_tensors(
 
 
 def empty_encoder(config: PanoHeadEncoderConfig, generator: GeneratorConfig) -> PanoHeadEncoder:
-    """An encoder whose values are yet to be filled in: drawing 250 million random ones would take seconds.
+    """An encoder without values, nor memory for them: drawing 250 million random ones would take seconds.
 
     Raises ValueError where the sizes do not fit the generator.
     """
     with torch.device("meta"):
-        encoder = PanoHeadEncoder(config, generator)
-    return encoder.to_empty(device="cpu")
+        return PanoHeadEncoder(config, generator)
 
 
 def split_stages(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
