@@ -15,7 +15,7 @@ from torch import Tensor
 from .chunks import Chunks
 from .generator import TriPlaneGenerator
 from .progress import Progress, silent
-from .tri_grid import TriGrid
+from .tri_grid import TriGrid, cell_by_cell
 
 CHUNK = 1 << 14  # points decoded at once: their features stay in a CPU's cache; measured fastest of 2^12 to 2^18
 DEVICE_CHUNK = 1 << 18  # on a GPU, where starting a kernel costs more than memory; about 300 MB with PanoHead's sizes
@@ -31,7 +31,7 @@ class Field:
 
     def __init__(self, generator: TriPlaneGenerator, tri_grid: TriGrid, w: Tensor | None = None) -> None:
         self._generator = generator
-        self._planes = tri_grid.planes[None]
+        self._planes = cell_by_cell(tri_grid.planes[None])
         self._w = None if w is None else w[None]
         on_cpu = tri_grid.planes.device.type == "cpu"
         self._chunks = Chunks(CHUNK if on_cpu else DEVICE_CHUNK, SMALLEST_CHUNK)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .generator import TriPlaneGenerator, resize
+from .tri_grid import cell_by_cell
 
 EMPTY_SIGMA = -1000.0  # given to samples outside the rendered region: no density after softplus
 SOFTPLUS_SHIFT = 1.0  # density is softplus(sigma - 1)
@@ -205,6 +206,8 @@ def render_view(
     fine_samples = config.fine_samples if fine_samples is None else fine_samples
     origins, directions = rays(cameras, resolution)
     n = len(cameras)
+    if not torch.is_grad_enabled():
+        planes = cell_by_cell(planes)
     planes = planes.expand(n, -1, -1, -1, -1, -1)
     chunk = max(1, RAYS_PER_CHUNK // n)
     parts = [

@@ -71,14 +71,79 @@ def sample_planes_apart(planes: Tensor, points: Tensor, box_side: float) -> Tens
 def sample_planes(planes: Tensor, points: Tensor, box_side: float, merge: PlaneMerge) -> Tensor:
     """Features of the tri-grid at points.
 
-    planes:  (n, 3, channels, depth, resolution, resolution).
-    points:  (n, m, 3) head frame, box units.
+    planes:  (n, 3, channels, depth, resolution, resolution); many points are read fastest after `cell_by_cell`.
+    points:  (n, m, 3) head frame, box units; outside the box all features are zero.
     merge:   'mean' averages the three planes, 'concat' puts them side by side.
     Returns: (n, m, channels) or (n, m, 3 * channels).
     """
+    if is_cell_by_cell(planes):
+        return torch.stack([look_up(*head, box_side, merge) for head in zip(planes, points, strict=True)])
     features = sample_planes_apart(planes, points, box_side)  # (n, 3, channels, m)
     merged = features.mean(dim=1) if merge == "mean" else features.flatten(1, 2)
     return merged.transpose(1, 2)
+
+
+def cell_by_cell(planes: Tensor) -> Tensor:
+    """The same planes (n, 3, channels, depth, resolution, resolution) with each cell's channels side by side in memory.
+
+    For reading on a CPU, without gradients: a copy costs what some 200,000 points cost with PanoHead's sizes. Elsewhere
+    the planes are returned as they are; grid_sample is what GPUs do best.
+    """
+    if planes.device.type != "cpu":
+        return planes
+    return planes.permute(0, 1, 3, 4, 5, 2).contiguous().permute(0, 1, 5, 2, 3, 4)
+
+
+def is_cell_by_cell(planes: Tensor) -> bool:
+    """Whether planes (n, 3, channels, depth, resolution, resolution) lie in memory as `cell_by_cell` leaves them."""
+    return planes.shape[2] > 1 and planes[0].permute(0, 2, 3, 4, 1).is_contiguous()
+
+
+def look_up(planes: Tensor, points: Tensor, box_side: float, merge: PlaneMerge) -> Tensor:
+    """Features of one tri-grid at points, as `sample_planes`: the weighted sum of the eight cells around each of them.
+
+    planes:  (3, channels, depth, resolution, resolution), cell by cell.
+    points:  (m, 3).
+    Returns: (m, channels) or (m, 3 * channels).
+
+    grid_sample walks each channel on its own, and so reads a line of memory for every number. Here a cell is one piece
+    of memory: with PanoHead's sizes this is ten times as fast, with the starter's as fast.
+    """
+    _, channels, depth, rows, columns = planes.shape
+    normalised = (points * (2.0 / box_side)).t()  # (axis, m)
+    across, across_share = neighbours(normalised, rows)  # (2, axis, m); planes are square
+    along, along_share = neighbours(normalised, depth)
+    cells, shares = [], []
+    for k, (column_axis, row_axis, slice_axis) in enumerate(PLANE_AXES):
+        in_slice = across[:, None, row_axis] * columns + across[None, :, column_axis]  # (2 rows, 2 columns, m)
+        slices = (along[:, slice_axis] + k * depth) * (rows * columns)
+        cells.append((slices[:, None, None] + in_slice).flatten(0, 2))
+        share_in_slice = across_share[:, None, row_axis] * across_share[None, :, column_axis]
+        shares.append((along_share[:, None, None, slice_axis] * share_in_slice).flatten(0, 2))
+    # A bag is what is summed up: the 24 cells of a point, or the 8 of each plane.
+    bag = (-1, 24) if merge == "mean" else (-1, 8)
+    weights = torch.cat(shares).t().reshape(bag)
+    summed = F.embedding_bag(
+        torch.cat(cells).t().reshape(bag),
+        planes.permute(0, 2, 3, 4, 1).reshape(-1, channels),  # no copy
+        per_sample_weights=weights / 3.0 if merge == "mean" else weights,
+        mode="sum",
+    )
+    return summed.view(len(points), -1)
+
+
+def neighbours(coordinate: Tensor, cells: int) -> tuple[Tensor, Tensor]:
+    """The two cells whose centres are next to coordinates in [-1, 1], and their shares: (...) to twice (2, ...).
+
+    A cell beyond the last one is given as the last one, with share 0.
+    """
+    position = ((coordinate + 1.0) * cells - 1.0) / 2.0
+    lower = position.floor()
+    upper_share = position - lower
+    index = torch.stack([lower, lower + 1.0])
+    within = index.clamp(0.0, cells - 1.0)
+    share = torch.stack([1.0 - upper_share, upper_share]) * (index == within)
+    return within.int(), share
 
 
 def plane_points(resolution: int, samples: int, box_side: float) -> Tensor:

@@ -1,11 +1,23 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from inference.tri_grid import PLANE_AXES, PlaneMerge, plane_means, plane_points, sample_planes
+from inference.tri_grid import (
+    PLANE_AXES,
+    PlaneMerge,
+    cell_by_cell,
+    is_cell_by_cell,
+    plane_means,
+    plane_points,
+    sample_planes,
+)
+
+Layout = Callable[[Tensor], Tensor]
 
 
 def five_dimensional(planes: Tensor, points: Tensor, box_side: float) -> Tensor:
@@ -29,14 +41,15 @@ def five_dimensional(planes: Tensor, points: Tensor, box_side: float) -> Tensor:
 
 @pytest.mark.parametrize("depth", [1, 3, 4])
 @pytest.mark.parametrize("merge", ["mean", "concat"])
-def test_sampling_equals_a_trilinear_lookup_in_each_plane(depth: int, merge: PlaneMerge) -> None:
+@pytest.mark.parametrize("layout", [lambda planes: planes, cell_by_cell], ids=["channel_by_channel", "cell_by_cell"])
+def test_sampling_equals_a_trilinear_lookup_in_each_plane(depth: int, merge: PlaneMerge, layout: Layout) -> None:
     random = torch.Generator().manual_seed(0)
     planes = torch.randn(2, 3, 5, depth, 7, 7, generator=random, dtype=torch.float64, requires_grad=True)
     # Up to twice the box, so that fading at its sides and the zeros outside are met as well.
     points = (torch.rand(2, 500, 3, generator=random, dtype=torch.float64) - 0.5) * 1.4
     apart = five_dimensional(planes, points, box_side=0.7)
     expected = apart.mean(dim=1) if merge == "mean" else apart.flatten(1, 2)
-    actual = sample_planes(planes, points, 0.7, merge)
+    actual = sample_planes(layout(planes), points, 0.7, merge)
     torch.testing.assert_close(actual, expected.transpose(1, 2), rtol=0, atol=1e-12)
 
     weight = torch.randn(actual.shape, generator=random, dtype=torch.float64)
@@ -45,14 +58,23 @@ def test_sampling_equals_a_trilinear_lookup_in_each_plane(depth: int, merge: Pla
     torch.testing.assert_close(gradient, expected_gradient, rtol=0, atol=1e-12)
 
 
-def test_single_precision_differs_by_rounding_only() -> None:
+@pytest.mark.parametrize("layout", [lambda planes: planes, cell_by_cell], ids=["channel_by_channel", "cell_by_cell"])
+def test_single_precision_differs_by_rounding_only(layout: Layout) -> None:
     random = torch.Generator().manual_seed(0)
     planes = torch.randn(1, 3, 8, 3, 64, 64, generator=random)
     points = (torch.rand(1, 2000, 3, generator=random) - 0.5) * 0.7
     expected = five_dimensional(planes.double(), points.double(), 0.7).flatten(1, 2).transpose(1, 2).float()
-    actual = sample_planes(planes, points, 0.7, "concat")
+    actual = sample_planes(layout(planes), points, 0.7, "concat")
     # A coordinate's rounding error moves a point by 2e-6 cells, across which these random planes change by about 1.
     torch.testing.assert_close(actual, expected, rtol=0, atol=2e-5)
+
+
+def test_laying_planes_out_cell_by_cell_changes_no_value() -> None:
+    planes = torch.randn(2, 3, 5, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    laid_out = cell_by_cell(planes)
+    assert torch.equal(laid_out, planes)
+    assert is_cell_by_cell(laid_out) and not is_cell_by_cell(planes)
+    assert is_cell_by_cell(cell_by_cell(planes[:1]).expand(2, -1, -1, -1, -1, -1))  # one head for two cameras
 
 
 @pytest.mark.parametrize(
