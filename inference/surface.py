@@ -151,9 +151,11 @@ def march(volume: NDArray[np.float32], lattice: Lattice) -> Mesh:
     volume: as `sample_near_surface` returns it.
     Raises: NoSurface.
     """
-    # A sample exactly on the level would collapse the faces around it to nothing.
-    smallest = np.float32(1e-6) * max(np.abs(volume[volume != OUTSIDE]).max(initial=0.0), np.float32(1e-30))
-    volume = np.where(np.abs(volume) < smallest, -smallest, volume)
+    # A sample exactly on the level would collapse the faces around it to nothing. No array of absolute values is made:
+    # a volume of 512^3 samples has half a gigabyte.
+    largest = max(volume.max(initial=0.0), -volume.min(initial=0.0, where=volume != OUTSIDE), np.float32(1e-30))
+    smallest = np.float32(1e-6) * largest
+    volume = np.where((volume > -smallest) & (volume < smallest), -smallest, volume)
     if not (volume > 0).any():
         raise NoSurface()
     index, faces, _, _ = measure.marching_cubes(volume, level=0.0, gradient_direction="ascent")
