@@ -52,8 +52,9 @@ lint: $(READY) ## Check style (ruff) and types (mypy) only
 extension: $(READY) ## Build and validate the extension zip; EXTENSION_ARGS="--platform linux-x64" packs the engine too
 	$(RUN) -m wheels extension --out $(OUT) $(EXTENSION_ARGS)
 
-bench: $(READY) ## Print the stage table of a warm reconstruction; BENCH_ARGS="--repeat 10" shows memory growth
+bench: $(READY) ## Time a warm reconstruction, and PanoHead's sizes; BENCH_ARGS="--repeat 10" shows memory growth
 	$(RUN) -m tests.bench $(BENCH_ARGS)
+	$(RUN) -m tests.full_size_bench $(FULL_SIZE_ARGS)
 
 # Each step goes on where it was stopped: interrupt it and call it again.
 train: $(READY) ## Train the starter model (hours): make train ASSETS=FOLDER [HEADS=3064], see CONTRIBUTING.md
