@@ -43,18 +43,23 @@ class Scout:
     side: float
 
 
-def scout(generator: TriPlaneGenerator, tri_grid: TriGrid, progress: Callable[[float, str], None]) -> Scout:
-    """Sample the density on a coarse grid over the tri-grid's box."""
+def scout(
+    generator: TriPlaneGenerator, tri_grid: TriGrid, progress: Callable[[float, str], None], cells: int = SCOUT_GRID
+) -> Scout:
+    """Sample the density on a coarse grid over the tri-grid's box: cells^3 samples, interpolated to SCOUT_GRID^3."""
     side = tri_grid.box_side
-    centres = ((torch.arange(SCOUT_GRID, device=tri_grid.planes.device) + 0.5) / SCOUT_GRID - 0.5) * side
+    centres = ((torch.arange(cells, device=tri_grid.planes.device) + 0.5) / cells - 0.5) * side
     y, z = torch.meshgrid(centres, centres, indexing="ij")
     slabs = []
     with torch.no_grad():
         for index, x in enumerate(centres):
             points = torch.stack([x.expand_as(y), y, z], dim=-1).reshape(1, -1, 3)
-            slabs.append(generator.query_sigma(tri_grid.planes[None], points).view(SCOUT_GRID, SCOUT_GRID))
-            progress((index + 1) / SCOUT_GRID, "Looking for the surface")
-    return Scout(torch.stack(slabs), generator.config.surface_sigma, side)
+            slabs.append(generator.query_sigma(tri_grid.planes[None], points).view(cells, cells))
+            progress((index + 1) / cells, "Looking for the surface")
+    sigma = torch.stack(slabs)
+    if cells != SCOUT_GRID:
+        sigma = F.interpolate(sigma[None, None], (SCOUT_GRID,) * 3, mode="trilinear", align_corners=False)[0, 0]
+    return Scout(sigma, generator.config.surface_sigma, side)
 
 
 def input_depth(look: Scout, camera: Camera) -> Tensor:

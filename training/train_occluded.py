@@ -34,8 +34,6 @@ from .visibility import seen_by, seen_planes
 BETAS = (0.9, 0.99)
 CRITIC_BETAS = (0.0, 0.99)  # as StyleGAN's discriminators
 
-VOTES_A_NORMAL = 4  # surface points that vote for the occlusion mask, for each whose normal is learned
-
 Judged = Literal["nothing", "hidden", "everything"]
 
 
@@ -123,11 +121,10 @@ def train_as_one_of(fleet: Fleet, settings: OccludedTraining) -> None:
         indices = np.array([order.pop() for _ in range(settings.batch)])
         optimiser.param_groups[0]["lr"] = settings.rate * learning_rate(step, settings.steps)
 
-        batch = heads.draw(indices, settings.points, settings.normals * VOTES_A_NORMAL, rng)
+        batch = heads.draw(indices, settings.points, settings.normals, rng)
         with torch.autocast("cpu", torch.bfloat16, enabled=bool(settings.half)):
             seen = seen_planes(generator, visible, batch)
             made = encoder(batch.views.given, generator, seen)
-        batch = replace(batch, surface=batch.surface.every(VOTES_A_NORMAL))
         stitched = torch.lerp(made.planes, seen.planes, seen.visibility[:, :, None])
 
         def weigh(points: Tensor, batch: Batch = batch) -> Tensor:
