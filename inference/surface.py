@@ -131,7 +131,8 @@ def sample_near_surface(field: DensityField, lattice: Lattice, progress: Progres
     total_strides = int(np.log2(stride)) + 1
 
     values = np.full(shape, OUTSIDE, dtype=np.float32)
-    _evaluate(field, lattice, stride, np.ones(shape, dtype=bool), values, progress)
+    exact = np.ones(shape, dtype=bool)
+    _evaluate(field, lattice, stride, exact, values, progress)
     if not (values > 0).any():
         raise NoSurface()
     for step in range(1, total_strides):
@@ -141,7 +142,7 @@ def sample_near_surface(field: DensityField, lattice: Lattice, progress: Progres
         def stage(fraction: float, label: str, start: float = start) -> None:
             progress(start + fraction / total_strides, label)
 
-        values = _refine(field, lattice, stride, values, stage)
+        values, exact = _refine(field, lattice, stride, values, exact, stage)
     return values
 
 
@@ -296,21 +297,30 @@ def _evaluate(
 
 
 def _refine(
-    field: DensityField, lattice: Lattice, stride: int, coarse: NDArray[np.float32], progress: Progress
-) -> NDArray[np.float32]:
-    """The lattice with twice as many points: exact in blocks with the surface in them, copied signs elsewhere."""
+    field: DensityField,
+    lattice: Lattice,
+    stride: int,
+    coarse: NDArray[np.float32],
+    coarse_exact: BoolArray,
+    progress: Progress,
+) -> tuple[NDArray[np.float32], BoolArray]:
+    """The lattice with twice as many points, and which of them are exact: those of blocks with the surface in them.
+
+    Elsewhere signs are copied. Where the surface enters such a place later, at a finer lattice, copies must not be
+    taken for density: marching cubes would put its vertices beside the surface.
+    """
     values = coarse
     for axis in range(3):
         values = np.repeat(values, 2, axis=axis)
     values = values[:-1, :-1, :-1]
     known = np.zeros(values.shape, dtype=bool)
-    known[::2, ::2, ::2] = True
+    known[::2, ::2, ::2] = coarse_exact
     split = np.zeros([size - 1 for size in coarse.shape], dtype=bool)
     while True:
         # A block needs its inner points if its corners, or points that a neighbour filled in, disagree in sign.
         crossed = _blocks_with_both_signs(values > 0) & ~split
         if not crossed.any():
-            return values
+            return values, known
         split |= crossed
         wanted = _points_of_blocks(crossed, values.shape) & ~known
         _evaluate(field, lattice, stride, wanted, values, progress)

@@ -27,7 +27,7 @@ from inference.surface import (
     vertex_normals,
 )
 
-from .analytic_fields import AnalyticField, head_on_neck, sphere, union, upright_cylinder
+from .analytic_fields import AnalyticField, Distance, head_on_neck, sphere, union, upright_cylinder
 
 
 def as_trimesh(mesh: Mesh) -> trimesh.Trimesh:
@@ -92,8 +92,14 @@ def test_ears_and_nose_stay_where_they_were(head: Mesh) -> None:
     np.testing.assert_allclose([low[0], high[0], high[2]], [-0.20, 0.20, 0.225], atol=2e-3)
 
 
-def test_refined_lattice_gives_the_mesh_of_a_dense_one() -> None:
-    field = AnalyticField(head_on_neck())
+@pytest.mark.parametrize(
+    "distance",
+    # The thread starts in the ball and leaves the cells that coarser lattices found: it is thinner than those.
+    [head_on_neck(), union(sphere(0.15), upright_cylinder(0.006, 0.3))],
+    ids=["head", "ball_with_a_thread"],
+)
+def test_refined_lattice_gives_the_mesh_of_a_dense_one(distance: Distance) -> None:
+    field = AnalyticField(distance)
     lattice = head_lattice(field.box_side, 128)
     sparse = sample_near_surface(field, lattice, silent)
     read = field.points_read
