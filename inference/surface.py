@@ -152,15 +152,16 @@ def march(volume: NDArray[np.float32], lattice: Lattice) -> Mesh:
     volume: as `sample_near_surface` returns it.
     Raises: NoSurface.
     """
-    # A sample exactly on the level would collapse the faces around it to nothing. No array of absolute values is made:
-    # a volume of 512^3 samples has half a gigabyte.
-    largest = max(volume.max(initial=0.0), -volume.min(initial=0.0, where=volume != OUTSIDE), np.float32(1e-30))
-    smallest = np.float32(1e-6) * largest
-    volume = np.where((volume > -smallest) & (volume < smallest), -smallest, volume)
+    # Only the head's surroundings are copied: the volume of 512^3 samples has half a gigabyte.
+    surroundings = _surroundings(volume > 0)
+    volume = volume[surroundings].copy()
+    # A sample exactly on the level would collapse the faces around it to nothing.
+    smallest = np.float32(1e-6) * max(np.abs(volume[volume != OUTSIDE]).max(initial=0.0), np.float32(1e-30))
+    volume[np.abs(volume) < smallest] = -smallest
     if not (volume > 0).any():
         raise NoSurface()
     index, faces, _, _ = measure.marching_cubes(volume, level=0.0, gradient_direction="ascent")
-    vertices = lattice.points(index.astype(np.float64))
+    vertices = lattice.points(index.astype(np.float64) + [along.start for along in surroundings])
     low = lattice.points(np.ones(3))
     high = lattice.points(np.array(lattice.shape, dtype=np.float64))
     return largest_solid(Mesh(np.clip(vertices, low, high), faces.astype(np.int64)))
@@ -286,14 +287,15 @@ def _evaluate(
     progress: Progress,
 ) -> None:
     """Fill `values`, a lattice with every stride-th point, where `wanted` and in the box."""
-    index = np.argwhere(wanted)
-    at = index * stride
-    index = index[((at >= 1) & (at <= lattice.shape)).all(axis=1)]
-    for start in range(0, len(index), FIELD_CHUNK):
-        progress(start / len(index), "Finding the surface")
-        chunk = index[start : start + FIELD_CHUNK]
-        density = field.density(lattice.points(chunk * stride).astype(np.float32))
-        values[chunk[:, 0], chunk[:, 1], chunk[:, 2]] = density - field.level
+    places = np.flatnonzero(wanted)  # a third of the memory of indices along three axes
+    for start in range(0, len(places), FIELD_CHUNK):
+        progress(start / len(places), "Finding the surface")
+        index = np.stack(np.unravel_index(places[start : start + FIELD_CHUNK], values.shape), axis=1)
+        at = index * stride
+        in_box = ((at >= 1) & (at <= lattice.shape)).all(axis=1)
+        index, at = index[in_box], at[in_box]
+        density = field.density(lattice.points(at).astype(np.float32))
+        values[index[:, 0], index[:, 1], index[:, 2]] = density - field.level
 
 
 def _refine(
@@ -309,33 +311,39 @@ def _refine(
     Elsewhere signs are copied. Where the surface enters such a place later, at a finer lattice, copies must not be
     taken for density: marching cubes would put its vertices beside the surface.
     """
-    values = coarse
-    for axis in range(3):
-        values = np.repeat(values, 2, axis=axis)
-    values = values[:-1, :-1, :-1]
+    values = np.empty([2 * size - 1 for size in coarse.shape], dtype=np.float32)
+    # At 512^3 each array here has a tenth or a half of a gigabyte, so none is made on the way.
+    for start in np.ndindex(2, 2, 2):
+        target = values[tuple(slice(first, None, 2) for first in start)]
+        target[...] = coarse[tuple(slice(size) for size in target.shape)]
     known = np.zeros(values.shape, dtype=bool)
     known[::2, ::2, ::2] = coarse_exact
     split = np.zeros([size - 1 for size in coarse.shape], dtype=bool)
     while True:
         # A block needs its inner points if its corners, or points that a neighbour filled in, disagree in sign.
-        crossed = _blocks_with_both_signs(values > 0) & ~split
+        crossed = _blocks_with_both_signs(values) & ~split
         if not crossed.any():
             return values, known
         split |= crossed
-        wanted = _points_of_blocks(crossed, values.shape) & ~known
+        wanted = _points_of_blocks(crossed, values.shape)
+        np.greater(wanted, known, out=wanted)  # wanted and not known
         _evaluate(field, lattice, stride, wanted, values, progress)
         known |= wanted
+        del wanted  # or it would stay beside the next one
 
 
-def _blocks_with_both_signs(inside: BoolArray) -> BoolArray:
+def _blocks_with_both_signs(values: NDArray[np.float32]) -> BoolArray:
     """Blocks of 3 x 3 x 3 points (sharing their borders) with points both inside and outside."""
-    some = every = inside
-    for axis in range(3):
-        first, second, third = _triples(some, axis)
-        some = first | second | third
-        first, second, third = _triples(every, axis)
-        every = first & second & third
-    return some & ~every
+    crossed = np.empty([(size - 1) // 2 for size in values.shape], dtype=bool)
+    for layer in range(len(crossed)):  # one after the other stays in the CPU's cache
+        some = every = values[2 * layer : 2 * layer + 3] > 0
+        for axis in range(3):
+            first, second, third = _triples(some, axis)
+            some = first | second | third
+            first, second, third = _triples(every, axis)
+            every = first & second & third
+        crossed[layer] = (some & ~every)[0]
+    return crossed
 
 
 def _points_of_blocks(blocks: BoolArray, shape: tuple[int, ...]) -> BoolArray:
@@ -353,6 +361,18 @@ def _triples(points: BoolArray, axis: int) -> list[BoolArray]:
     """Views of the first, second and third point of each block along an axis."""
     moved = np.moveaxis(points, axis, 0)
     return [np.moveaxis(part, 0, axis) for part in (moved[:-2:2], moved[1:-1:2], moved[2::2])]
+
+
+def _surroundings(inside: BoolArray) -> tuple[slice, ...]:
+    """The part of a padded volume that holds all points inside, with one layer around them. Raises NoSurface."""
+    part = []
+    for axis in range(inside.ndim):
+        others = tuple(other for other in range(inside.ndim) if other != axis)
+        held = np.flatnonzero(inside.any(axis=others))
+        if not len(held):
+            raise NoSurface()
+        part.append(slice(held[0] - 1, held[-1] + 2))
+    return tuple(part)
 
 
 # --- onto the level -------------------------------------------------------------------------------------------------
