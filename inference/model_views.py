@@ -41,13 +41,11 @@ ENOUGH = 0.1  # weight of all pictures from which on they alone are believed
 class ModelView:
     """What the model draws for one camera.
 
-    picture: (s, s, 3) float32 sRGB in [0, 1].
-    head:    (s, s) float32, the share of light the head stops, from 0 to 1.
+    pixels: (s, s, 4) float32: sRGB in [0, 1], background and all, and the share of light the head stops, from 0 to 1.
     """
 
     camera: Camera
-    picture: NDArray[np.float32]
-    head: NDArray[np.float32]
+    pixels: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -80,8 +78,8 @@ def look_around(
         with torch.no_grad():
             made = render_image(generator, w_plus, vector, tri_grid.planes[None])
             mask = F.interpolate(made.view.mask, made.image.shape[-2:], mode="bilinear", align_corners=False)
-        picture = ((made.image[0] + 1) / 2).clamp(0, 1).permute(1, 2, 0)
-        views.append(ModelView(camera, picture.cpu().numpy(), mask[0, 0].cpu().numpy()))
+        pixels = torch.cat([((made.image[0] + 1) / 2).clamp(0, 1), mask[0]]).permute(1, 2, 0)
+        views.append(ModelView(camera, pixels.cpu().numpy()))
     return views
 
 
@@ -112,7 +110,7 @@ class ViewPaint:
             * np.clip(facing.cosine(view.camera), 0, 1) ** FACING_POWER
             for view in views.views
         ]
-        soft = [softened(view, blur * len(view.picture)) for view in views.views]
+        soft = [softened(view, blur * len(view.pixels)) for view in views.views]
         return cls(views.views, soft, np.column_stack([own.vertices, *weights]))
 
     def soft_colour(self, field_colour: FloatArray) -> FloatArray:
@@ -125,10 +123,12 @@ class ViewPaint:
 
 
 def softened(view: ModelView, blur_px: float) -> ModelView:
-    """The picture with every pixel the mean of the head's around it."""
-    weight = view.head + np.float32(1e-4)  # far from the head any mean will do: nothing there counts
-    colour = ndimage.gaussian_filter(view.picture * weight[..., None], (blur_px, blur_px, 0))
-    return replace(view, picture=colour / ndimage.gaussian_filter(weight, blur_px)[..., None])
+    """The picture with every pixel's colour the mean of the head's around it."""
+    colour, head = view.pixels[..., :3], view.pixels[..., 3:]
+    weight = head + np.float32(1e-4)  # far from the head any mean will do: nothing there counts
+    blur = (blur_px, blur_px, 0)
+    colour = ndimage.gaussian_filter(colour * weight, blur) / ndimage.gaussian_filter(weight, blur)
+    return replace(view, pixels=np.dstack([colour, head]))
 
 
 def _mixed(views: list[ModelView], field_colour: FloatArray, values: FloatArray) -> FloatArray:
@@ -137,8 +137,7 @@ def _mixed(views: list[ModelView], field_colour: FloatArray, values: FloatArray)
     mixed = np.zeros((len(values), 3), np.float32)
     for view, weight in zip(views, weights.T, strict=True):
         counts = np.flatnonzero(weight > 0)
-        pixels = project(places[counts], view.camera)[0] * len(view.picture)
-        seen = sample_image(np.dstack([view.picture, view.head]), pixels)
+        seen = sample_image(view.pixels, project(places[counts], view.camera)[0] * len(view.pixels))
         share = weight[counts].astype(np.float32) * smoothstep(seen[:, 3], *HEAD_RAMP)
         mixed[counts] += share[:, None] * seen[:, :3]
         total[counts] += share

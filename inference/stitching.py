@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .camera import Camera, camera_rays, project_tensor
 from .generator import TriPlaneGenerator
-from .tri_grid import TriGrid, plane_votes
+from .tri_grid import TriGrid, cell_by_cell, plane_votes
 
 SCOUT_GRID = 64  # cells a side of the grid that finds the surface; 5 mm, well under the slack of the depth test
 DEPTH_SIZE = 128  # px, side of the input view's depth map
@@ -52,9 +52,10 @@ def scout(
     y, z = torch.meshgrid(centres, centres, indexing="ij")
     slabs = []
     with torch.no_grad():
+        planes = cell_by_cell(tri_grid.planes[None])
         for index, x in enumerate(centres):
             points = torch.stack([x.expand_as(y), y, z], dim=-1).reshape(1, -1, 3)
-            slabs.append(generator.query_sigma(tri_grid.planes[None], points).view(cells, cells))
+            slabs.append(generator.query_sigma(planes, points).view(cells, cells))
             progress((index + 1) / cells, "Looking for the surface")
     sigma = torch.stack(slabs)
     if cells != SCOUT_GRID:

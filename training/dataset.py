@@ -25,6 +25,7 @@ from torch import Tensor
 from inference.camera import FOCAL, RADIUS, Camera, orbit_camera, project
 from inference.encoders import PortraitInput, landmark_offsets
 from inference.face_networks import load_landmark_template
+from inference.stitching import EMPTY_DEPTH  # where a view shows nothing
 
 HELD_OUT_SEEDS = 64  # heads 0 to 63 are never trained on
 SURFACE_SHARE, UNIFORM_SHARE = 0.35, 0.15  # of a batch's points; the rest lies near the surface
@@ -32,7 +33,6 @@ FACE_SHARE = 0.4  # of the points on and near the surface are drawn from the fac
 FACE_LOW, FACE_HIGH = np.array([-0.2, -0.26, -0.06]), np.array([0.2, 0.09, 0.30])  # box of face and ears, head frame
 EAR_SHARE = 0.08  # and of skin where ears are: thin shells that even draws meet too seldom to be learned
 EAR_LOW, EAR_HIGH = np.array([0.13, -0.14, -0.09]), np.array([0.2, 0.1, 0.06])  # box of an ear, |x|, y, z
-EMPTY_DEPTH = 1e3  # box units; where a view shows nothing
 MIRROR = np.array([-1, 1, 1], np.float32)  # the head in a mirror
 
 Arrays = dict[str, NDArray]

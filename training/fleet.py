@@ -51,6 +51,13 @@ class Fleet:
         return bool(flat[-1] > 0)
 
 
+def require_meetings(size: int, every: int, **steps: int) -> None:
+    """Raise ValueError where several processes do not meet at the named numbers of steps, so that they would part."""
+    apart = [f"--{name}" for name, count in steps.items() if count % every]
+    if size > 1 and apart:
+        raise ValueError(f"{' and '.join(apart)} must be multiples of --meet, {every}")
+
+
 def launch(work: Callable[[Fleet, Any], None], settings: Any, size: int, every: int) -> None:
     """Run `work(fleet, settings)` in `size` processes; with one, in this process.
 

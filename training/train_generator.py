@@ -27,7 +27,7 @@ from inference.encoders import STARTER_ENCODER, EncoderConfig, Inversion, Visibl
 from inference.generator import STARTER, TriPlaneGenerator
 
 from .dataset import Batch, HeadSet
-from .fleet import Fleet, launch
+from .fleet import Fleet, launch, require_meetings
 from .losses import LossWeights, alike, head_losses, surface_loss
 from .run import Run, config_from_arguments, learning_rate, seed_everything
 from .validation import Validation, validate
@@ -76,8 +76,7 @@ def train(settings: GeneratorTraining) -> None:
 
     Raises ValueError where looks for heads, and the end, do not fall on steps at which processes meet.
     """
-    if settings.processes > 1 and (settings.refresh % settings.meet or settings.steps % settings.meet):
-        raise ValueError("--refresh and --steps must be multiples of --meet")
+    require_meetings(settings.processes, settings.meet, refresh=settings.refresh, steps=settings.steps)
     Run(settings.run).note_config(settings)
     launch(train_as_one_of, settings, settings.processes, settings.meet)
 

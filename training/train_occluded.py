@@ -24,7 +24,7 @@ from inference.generator import STARTER, TriPlaneGenerator
 
 from .dataset import Batch, HeadSet
 from .discriminator import OcclusionAwareDiscriminator, discriminator_loss, encoder_loss
-from .fleet import Fleet, launch
+from .fleet import Fleet, launch, require_meetings
 from .losses import LossWeights, alike, head_losses
 from .run import Run, config_from_arguments, learning_rate, seed_everything
 from .train_generator import MOST_GRADIENT, SEEDS_APART
@@ -78,8 +78,7 @@ def train(settings: OccludedTraining) -> None:
     """
     if settings.judged not in ("nothing", "hidden", "everything"):
         raise ValueError(f"--judged must be nothing, hidden or everything, not {settings.judged!r}")
-    if settings.processes > 1 and (settings.refresh % settings.meet or settings.steps % settings.meet):
-        raise ValueError("--refresh and --steps must be multiples of --meet")
+    require_meetings(settings.processes, settings.meet, refresh=settings.refresh, steps=settings.steps)
     Run(settings.run).note_config(settings)
     launch(train_as_one_of, settings, settings.processes, settings.meet)
 

@@ -36,7 +36,8 @@ def seen_planes(generator: TriPlaneGenerator, visible: PortraitEncoder, batch: B
     and behind in the product, where they come from the visible encoder's own surface (.893).
     """
     with torch.no_grad():
-        made = visible(batch.views.given, generator)
+        made = visible(batch.views.given, generator)  # in half precision where the training asks for it
+    with torch.no_grad(), torch.autocast("cpu", enabled=False):
         if made.surfaces is None:
             raise ValueError("the visible encoder guesses no surfaces, which tell what it takes to be seen")
         matte = batch.views.given.portraits[:, 3]

@@ -159,7 +159,7 @@ def views_of(mesh: Mesh, paint: Distance, shift: float = 0.0) -> ModelViews:
         picture[raster.covered] = paint(raster.interpolate(mesh.vertices, mesh.faces))
         # As soft as what 64 px of volume rendering tell of the outline.
         head = ndimage.gaussian_filter(raster.covered.astype(np.float32), 4.0)
-        views.append(ModelView(camera, picture.astype(np.float32), head))
+        views.append(ModelView(camera, np.dstack([picture, head]).astype(np.float32)))
     return ModelViews(views, lambda points: points + [shift, 0, 0])
 
 

@@ -44,10 +44,10 @@ def test_each_picture_is_the_generators_own_of_the_given_tri_grid(generator: Tri
     np.testing.assert_allclose(azimuths[:5], [40, 100, 160, 220, 280], atol=1e-6)  # none from where the photo was taken
     camera = orbit_camera(DIRECTIONS[3][0] - 20.0, DIRECTIONS[3][1])
     made = render_image(generator, w_plus, torch.from_numpy(camera.vector)[None], planes)
-    assert views[3].picture.shape == (64, 64, 3) and views[3].head.shape == (64, 64)
+    assert views[3].pixels.shape == (64, 64, 4)
     expected = ((made.image[0] + 1) / 2).clamp(0, 1).permute(1, 2, 0).numpy()
-    np.testing.assert_allclose(views[3].picture, expected, atol=1e-6)
-    assert views[3].head.mean() == pytest.approx(made.view.mask.mean().item(), abs=1e-3)
+    np.testing.assert_allclose(views[3].pixels[..., :3], expected, atol=1e-6)
+    assert views[3].pixels[..., 3].mean() == pytest.approx(made.view.mask.mean().item(), abs=1e-3)
 
 
 def test_looking_around_can_be_given_up_between_pictures(generator: TriPlaneGenerator) -> None:
@@ -61,9 +61,9 @@ def test_looking_around_can_be_given_up_between_pictures(generator: TriPlaneGene
 
 
 def test_softening_mixes_the_heads_pixels_only() -> None:
-    picture = np.zeros((32, 32, 3), np.float32)
-    picture[:, 16:] = 1.0  # a white wall beside a black head
-    head = np.zeros((32, 32), np.float32)
-    head[:, :16] = 1.0
-    soft = softened(ModelView(orbit_camera(0.0), picture, head), 3.0)
-    assert soft.picture[:, :16].max() < 1e-3
+    pixels = np.zeros((32, 32, 4), np.float32)
+    pixels[:, 16:, :3] = 1.0  # a white wall beside a black head
+    pixels[:, :16, 3] = 1.0
+    soft = softened(ModelView(orbit_camera(0.0), pixels), 3.0)
+    assert soft.pixels[:, :16, :3].max() < 1e-3
+    np.testing.assert_array_equal(soft.pixels[..., 3], pixels[..., 3])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from inference.camera import FOCAL, RADIUS, camera_from_vector, camera_rays, orb
 from inference.encoders import STARTER_ENCODER, EncoderConfig, PortraitInput, SeenPlanes, VisibleEncoder
 from inference.face_networks import load_landmark_template
 from inference.generator import STARTER, TriPlaneGenerator
-from inference.stitching import stitch
+from inference.progress import silent
+from inference.stitching import seen_surface, stitch
 from inference.tri_grid import TriGrid
 from training.dataset import (
     EMPTY_DEPTH,
@@ -325,6 +327,22 @@ def test_the_occluded_encoder_starts_as_the_visible_one(heads: Path, runs: Path)
         made = occluded(batch.views.given, generator, seen).planes
     torch.testing.assert_close(made, seen.planes)
     assert 0 < seen.visibility.mean() < 1
+
+
+def test_what_marks_the_seen_cells_knows_nothing_of_the_true_shape(heads: Path, runs: Path) -> None:
+    """Or the occluded encoder reads the hidden side out of the marks, which the product cannot give it."""
+    generator, visible = load_visible(runs / "generator")
+    ball_set = HeadSet(heads)
+    ball_set.refresh()
+    batch, other = (ball_set.batch_of(index, 0, 100, 1000, np.random.default_rng(0)) for index in (0, 1))
+    truth_of_another = replace(other, views=replace(other.views, given=batch.views.given))
+    marks, same = (seen_planes(generator, visible, given).visibility for given in (batch, truth_of_another))
+    assert torch.equal(marks, same)
+    # They are the product's own, but for a coarser look and a guessed depth.
+    camera = camera_from_vector(batch.views.given.cameras[0].numpy())
+    planes = visible(batch.views.given, generator).planes[0]
+    product = seen_surface(generator, TriGrid(planes, generator.config.box_side), camera, silent).cells
+    assert (marks[0] - product).abs().mean() < 0.15
 
 
 def test_training_stitches_as_the_product_does() -> None:
