@@ -26,7 +26,7 @@ LEFT_EAR = np.array([0.2, 0.0, 0.0])
 def head() -> TexturedHead:
     """Red around the left ear, grey elsewhere; the texture has a mark in its first row, too."""
     unwrapped = unwrap(extract(AnalyticField(head_on_neck()), 64, 3000, silent), silent)
-    size = 256
+    size = 1024  # islands lie five texels apart, so that marks two texels wide stay on theirs
     albedo = np.full((size, size, 3), 128, dtype=np.uint8)
     near_ear = np.linalg.norm(unwrapped.mesh.vertices - LEFT_EAR, axis=1) < 0.02
     for column, row in (unwrapped.uv[near_ear] * size).astype(int):
