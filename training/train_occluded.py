@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from inference import checkpoints
 from inference.encoders import STARTER_ENCODER, EncoderConfig, OccludedEncoder, PortraitEncoder, VisibleEncoder
 from inference.generator import STARTER, TriPlaneGenerator
 
@@ -44,7 +45,7 @@ class OccludedTraining:
     heads: Path  # folder of *.npz
     generator: Path  # run that left generator and visible encoder
     run: Path  # folder of this run
-    start: Path | None = None  # state.pt of an earlier run of this script; a copy of the visible encoder without it
+    start: Path | None = None  # state.pt of an earlier run, or an exported model; a copy of the visible encoder without
     steps: int = 6000
     batch: int = 4  # views a step
     points: int = 6000  # supervised points a head
@@ -93,7 +94,7 @@ def train_as_one_of(fleet: Fleet, settings: OccludedTraining) -> None:
     torch.manual_seed(settings.seed)
     encoder = new_occluded(visible, generator, completes=bool(settings.completes))
     if settings.start is not None:
-        encoder.load_state_dict(torch.load(settings.start, weights_only=True)["encoder"])
+        encoder.load_state_dict(weights_of(settings.start))
     discriminator = OcclusionAwareDiscriminator(STARTER.plane_channels, STARTER.planes_depth)
     optimiser = torch.optim.Adam(encoder.parameters(), lr=settings.rate, betas=BETAS, fused=True)
     critic = torch.optim.Adam(discriminator.parameters(), lr=settings.discriminator_rate, betas=CRITIC_BETAS)
@@ -184,6 +185,16 @@ def load_visible(run: Path) -> tuple[TriPlaneGenerator, VisibleEncoder]:
     encoder = VisibleEncoder(config, generator.config, generator.num_ws)
     encoder.load_state_dict(state["encoder"])
     return generator.requires_grad_(False).eval(), encoder.requires_grad_(False).eval()
+
+
+def weights_of(path: Path) -> dict[str, Tensor]:
+    """State dictionary of an occluded encoder, from a run's state.pt or an exported .safetensors."""
+    if path.suffix != checkpoints.SUFFIX:
+        return torch.load(path, weights_only=True)["encoder"]
+    model = checkpoints.load(path)
+    if model.occluded is None:
+        raise SystemExit(f"error: {path} holds no occluded encoder to begin with")
+    return model.occluded.state_dict()
 
 
 def new_occluded(visible: PortraitEncoder, generator: TriPlaneGenerator, completes: bool = True) -> OccludedEncoder:
