@@ -48,6 +48,14 @@ def make_parser() -> argparse.ArgumentParser:
         "--refinement", default=defaults.refinement, help="fit to the photo: off, fast or best (default: %(default)s)"
     )
     add_convert(commands)
+    look = commands.add_parser(
+        "doctor",
+        help="see whether this computer is ready",
+        description="Look at packages, devices, memory and weights, and make a small head as a test. Sends nothing "
+        "anywhere; names no person and no folder, so the text can be sent along with a question.",
+    )
+    look.add_argument("--model", default=defaults.model, help="name, or a .safetensors file (default: %(default)s)")
+    look.add_argument("--device", default=defaults.device, help="auto, cpu, cuda or mps (default: %(default)s)")
     return parser
 
 
@@ -112,9 +120,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bar = ProgressBar(sys.stderr)
     try:
         given = make_parser().parse_args(arguments)
-        run = {"reconstruct": reconstruct, "convert": convert}[given.command]
-        run(given, bar)
-        return 0
+        run = {"reconstruct": reconstruct, "convert": convert, "doctor": doctor}[given.command]
+        return run(given, bar) or 0
     except (KeyboardInterrupt, Cancelled):
         bar.end()
         print("cancelled; nothing was written", file=sys.stderr)
@@ -155,6 +162,16 @@ def convert(given: argparse.Namespace, bar: ProgressBar) -> None:
     print(f"size: {converted.size / 1e6:.1f} MB")
     print(f"sha256: {converted.sha256}")
     print(f"licence: {converted.licence}")
+
+
+def doctor(given: argparse.Namespace, bar: ProgressBar) -> int:
+    """The command of that name; returns the exit code, that of a known error where anything is wrong."""
+    from .doctor import examine, report
+
+    findings = examine(given.model, given.device, bar)
+    bar.end()
+    print(report(findings))
+    return EXIT_KNOWN if any(finding.trouble for finding in findings) else 0
 
 
 def with_log(failure: HeadcastError) -> UnexpectedFailure:
