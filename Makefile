@@ -11,7 +11,7 @@ TRAINING := $(OUT)/training
 HEADS ?= 3064
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint extension bench train lock clean
+.PHONY: help setup demo test lint extension repository bench train lock clean
 
 help: ## Show this text
 	@echo "Headcast: one portrait photo becomes a textured 360-degree head in Blender."
@@ -51,6 +51,9 @@ lint: $(READY) ## Check style (ruff) and types (mypy) only
 
 extension: $(READY) ## Build and validate the extension zip; EXTENSION_ARGS="--platform linux-x64" packs the engine too
 	$(RUN) -m wheels extension --out $(OUT) $(EXTENSION_ARGS)
+
+repository: extension ## Make $(OUT) a static extension repository of the zips in it, for Blender to subscribe to
+	$(RUN) -m wheels repository $(OUT)
 
 bench: $(READY) ## Time a warm reconstruction, and PanoHead's sizes; BENCH_ARGS="--repeat 10" shows memory growth
 	$(RUN) -m tests.bench $(BENCH_ARGS)

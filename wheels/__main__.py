@@ -1,4 +1,4 @@
-"""python -m wheels: lock, fetch and check the engine's packages; build the extension zip."""
+"""python -m wheels: lock, fetch and check the engine's packages; build the extension zip, or a repository of zips."""
 
 from __future__ import annotations
 
@@ -7,8 +7,20 @@ import subprocess
 import sys
 from pathlib import Path
 
-from .extension import ROOT, build
-from .lock import PLATFORM_TAGS, PYTHONS, LockedWheel, WheelMismatch, check, fetch, load_lock, resolve, write_lock
+from .extension import MANIFEST, ROOT, build, build_repository, with_wheels
+from .lock import (
+    PLATFORM_TAGS,
+    PYTHONS,
+    LockedWheel,
+    WheelMismatch,
+    check,
+    fetch,
+    load_lock,
+    locked_targets,
+    resolve,
+    write_lock,
+)
+from .rules import complaints
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -16,9 +28,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m wheels", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("lock", help="ask the package index which wheels are wanted, and write lock.json")
-    for name, words in (("fetch", "download the locked wheels"), ("check", "compare a folder with the lock")):
+    for name, words in (
+        ("fetch", "download the locked wheels"),
+        ("check", "hold the locked wheels against Blender's rules, offline; with --platform also a folder's files"),
+        ("manifest", "print the extension's manifest with the wheels in it"),
+    ):
         command = commands.add_parser(name, help=words)
-        _add_platform(command, required=True)
+        _add_platform(command, required=name != "check")
+    command = commands.add_parser("repository", help="make a folder of extension zips a repository for Blender")
+    command.add_argument("folder", type=Path)
     command = commands.add_parser("extension", help="build and validate the extension zip")
     command.add_argument("--out", type=Path, default=ROOT / "out", help="folder for the zip")
     _add_platform(command, required=False)
@@ -26,9 +44,14 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if chosen.command == "lock":
             return _lock()
+        if chosen.command == "repository":
+            print(build_repository(chosen.folder))
+            return 0
         folder, wheels = _wheels(chosen)
         if chosen.command == "check":
-            check(wheels, folder)
+            return _check(folder, wheels)
+        if chosen.command == "manifest":
+            print(with_wheels((ROOT / MANIFEST).read_text(encoding="utf-8"), wheels), end="")
             return 0
         if wheels:
             fetch(wheels, folder)
@@ -50,6 +73,20 @@ def _lock() -> int:
             except subprocess.CalledProcessError:
                 print(f"not locked: {platform} with Python {python}", file=sys.stderr)
     write_lock(wheels)
+    return 0
+
+
+def _check(folder: Path, wheels: list[LockedWheel]) -> int:
+    """The lock of one target and its folder, or of all targets; 2 with a line for each fault."""
+    targets = [(wheels[0].platform, wheels[0].python)] if wheels else locked_targets()
+    found = [line for target in targets for line in complaints(load_lock(*target), *target)]
+    if found:
+        raise WheelMismatch("\n".join(found))
+    if wheels:
+        check(wheels, folder)
+    for platform, python in targets:
+        size = sum(wheel.size for wheel in load_lock(platform, python)) / 1e6
+        print(f"{platform} with Python {python}: {len(load_lock(platform, python))} wheels, {size:.0f} MB, sound")
     return 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .lock import LockedWheel
+from .rules import blender_builder
 
 ROOT = Path(__file__).resolve().parent.parent
 MANIFEST = "blender_manifest.toml"
@@ -19,16 +19,6 @@ WHEELS_MARK = "# A build that carries the engine's packages puts `platforms` and
 
 # What travels. Named, so that nothing a developer keeps beside it ever does.
 PARTS = ("__init__.py", "LICENSE", "addon", "inference")
-
-
-def blender_builder() -> Path:
-    """Blender's command line for extensions, inside the bpy package. Raises FileNotFoundError without bpy."""
-    spec = importlib.util.find_spec("bpy")
-    places = [Path(folder) for folder in (spec.submodule_search_locations or [])] if spec else []
-    for place in places:
-        for found in place.glob("*/scripts/addons_core/bl_pkg/cli/blender_ext.py"):
-            return found
-    raise FileNotFoundError("blender_ext.py: install bpy into this Python, or build with blender --command extension")
 
 
 def build(out_dir: Path, wheels: Sequence[LockedWheel] = (), wheels_dir: Path = ROOT / "wheels") -> Path:
@@ -41,7 +31,7 @@ def build(out_dir: Path, wheels: Sequence[LockedWheel] = (), wheels_dir: Path = 
     manifest = (ROOT / MANIFEST).read_text(encoding="utf-8")
     version = tomllib.loads(manifest)["version"]
     out_dir.mkdir(parents=True, exist_ok=True)
-    zip_path = out_dir / f"headcast-{version}{f'-{wheels[0].platform}' if wheels else ''}.zip"
+    zip_path = out_dir / f"headcast-{version}{target_suffix(wheels)}.zip"
     with tempfile.TemporaryDirectory() as passing:
         stage = Path(passing)
         for part in PARTS:
@@ -52,6 +42,23 @@ def build(out_dir: Path, wheels: Sequence[LockedWheel] = (), wheels_dir: Path = 
         _blender("build", "--source-dir", str(stage), "--output-filepath", str(zip_path))
     _blender("validate", str(zip_path))
     return zip_path
+
+
+def target_suffix(wheels: Sequence[LockedWheel]) -> str:
+    """What tells the zips apart: "-linux-x64-cp311", and nothing for the one without wheels."""
+    return f"-{wheels[0].platform}-cp{wheels[0].python.replace('.', '')}" if wheels else ""
+
+
+def build_repository(folder: Path) -> Path:
+    """The index that makes a folder of extension zips a repository Blender can subscribe to; returns index.json.
+
+    Static: any web server, or a file:// address, serves it. The index holds each zip's size and SHA-256, which Blender
+    checks. Raises FileNotFoundError where there is no zip, CalledProcessError with Blender's words.
+    """
+    if not list(folder.glob("*.zip")):
+        raise FileNotFoundError(f"no extension zip in {folder}: build some with `make extension`")
+    _blender("server-generate", "--repo-dir", str(folder))
+    return folder / "index.json"
 
 
 def with_wheels(manifest: str, wheels: Sequence[LockedWheel]) -> str:

@@ -7,15 +7,20 @@ breaks modules that Blender itself was built with.
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
+import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+import urllib.request
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 LOCK = Path(__file__).with_name("lock.json")
+PATIENCE_S = 60.0  # for an index to tell a file's size
 READ_BYTES = 1 << 20  # wheels of torch have hundreds of megabytes: hashed in pieces
 
 # Blender's name of a platform: pip's tags, the newest system first. The oldest Blender to serve is 4.2.
@@ -68,6 +73,8 @@ class LockedWheel:
     version: str
     file: str
     sha256: str
+    licence: str = ""  # in its maker's words, an SPDX expression where there is one
+    size: int = 0  # bytes
 
 
 class WheelMismatch(Exception):
@@ -81,6 +88,11 @@ def load_lock(platform: str, python: str, lock: Path = LOCK) -> list[LockedWheel
     if not chosen:
         raise WheelMismatch(f"the lock has no wheels for {platform} with Python {python}")
     return chosen
+
+
+def locked_targets(lock: Path = LOCK) -> list[tuple[str, str]]:
+    """(platform, Python) of every target in the lock."""
+    return sorted({(entry["platform"], entry["python"]) for entry in json.loads(lock.read_text(encoding="utf-8"))})
 
 
 def write_lock(wheels: Iterable[LockedWheel], lock: Path = LOCK) -> None:
@@ -108,9 +120,38 @@ def resolve(platform: str, python: str) -> list[LockedWheel]:
             version=item["metadata"]["version"],
             file=item["download_info"]["url"].rpartition("/")[2].replace("%2B", "+"),
             sha256=item["download_info"]["archive_info"]["hashes"]["sha256"],
+            licence=licence_of(item["metadata"]["name"], item["metadata"]),
+            size=size_of(item["download_info"]["url"]),
         )
         for item in found
     ]
+
+
+def package_name(requirement: str) -> str:
+    """The package of one of PACKAGES, without its version."""
+    return re.split(r"[=<>!~]", requirement, maxsplit=1)[0]
+
+
+def licence_of(name: str, metadata: Mapping[str, Any]) -> str:
+    """A package's licence from the metadata pip tells (PEP 639, or what came before), "" where nobody tells.
+
+    Pips before 24.3 leave `License-Expression` out; then the same package in this Python is asked.
+    """
+    names = [entry.rpartition(" :: ")[2] for entry in metadata.get("classifier", ()) if "License :: OSI" in entry]
+    told = metadata.get("license_expression") or ", ".join(names) or str(metadata.get("license", "")).partition("\n")[0]
+    if told:
+        return str(told).strip()
+    try:
+        own = importlib.metadata.metadata(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+    return str(own["License-Expression"] or own["License"] or "").partition("\n")[0].strip()
+
+
+def size_of(url: str) -> int:
+    """Bytes of a file at a URL, without fetching it. Raises OSError when it cannot be had."""
+    with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=PATIENCE_S) as answer:
+        return int(answer.headers["Content-Length"])
 
 
 def fetch(wheels: Sequence[LockedWheel], folder: Path) -> None:
