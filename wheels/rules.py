@@ -29,12 +29,10 @@ LARGEST_WHEEL_MB = 250  # torch for the CPU has up to 193; CUDA's has 555
 LARGEST_TARGET_MB = 400  # of all wheels of one zip; measured 247 to 325
 
 
-def complaints(
-    wheels: Sequence[LockedWheel], platform: str, python: str, needed: Sequence[str] = PACKAGES
-) -> list[str]:
-    """What is wrong with the wheels of one platform and Python, [] if nothing; `needed` as pip's requirements."""
+def complaints(wheels: Sequence[LockedWheel], platform: str, python: str) -> list[str]:
+    """What is wrong with the wheels of one platform and Python, [] if nothing."""
     found = [f"{w.file}: {w.name} must not ride along, Blender has its own" for w in wheels if w.name in BANNED]
-    fitting: dict[str, list[str]] = {package_name(package): [] for package in needed}
+    fitting: dict[str, list[str]] = {package_name(package): [] for package in PACKAGES}
     for wheel in wheels:
         if not fits(wheel.file, platform, python):
             found.append(f"{wheel.file}: does not fit {platform} with Python {python}")
