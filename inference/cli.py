@@ -9,6 +9,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import NoReturn, TextIO
 
@@ -46,6 +47,12 @@ def make_parser() -> argparse.ArgumentParser:
     job.add_argument("--seed", type=int, default=defaults.seed, help="of random choices (default: %(default)s)")
     job.add_argument(
         "--refinement", default=defaults.refinement, help="fit to the photo: off, fast or best (default: %(default)s)"
+    )
+    job.add_argument("--neck", default=defaults.neck, help="closed by a cap, or open (default: %(default)s)")
+    job.add_argument(
+        "--symmetry",
+        default=defaults.symmetry,
+        help="both sides alike: off, average of both, or mirror the one seen better (default: %(default)s)",
     )
     add_convert(commands)
     look = commands.add_parser(
@@ -140,7 +147,7 @@ def reconstruct(given: argparse.Namespace, bar: ProgressBar) -> None:
     bar(0.0, "Starting the engine")
     from . import pipeline  # here, because torch takes seconds to import and --help must not
 
-    options = Options(given.model, given.device, given.grid, given.faces, given.texture, given.seed, given.refinement)
+    options = Options(**{field.name: getattr(given, field.name) for field in fields(Options)})
     pipeline.check_options(options)
     bar(0.0, "Loading the model")
     models = pipeline.load_models(options.model, options.device)

@@ -29,6 +29,8 @@ class Options:
     texture: int = 2048  # side of the albedo picture, texels
     seed: int = 0  # of every random choice on the way
     refinement: str = "fast"  # off, fast or best: effort spent on fitting the head to its photo
+    neck: str = "closed"  # closed by a flat cap, or open: one border loop, for joining to a body
+    symmetry: str = "off"  # off; average: both sides alike, half way between; mirror: the side the photo shows better
 
 
 @dataclass(frozen=True)

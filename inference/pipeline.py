@@ -34,7 +34,8 @@ from .quality import Quality, landmark_nme, matte_iou, visible_share
 from .refinement import LEVELS, Refinement, WarpedField, refine
 from .silhouette import ColouredField, carve
 from .stitching import occlusion_mask, seen_surface, stitch
-from .surface import METRES_PER_UNIT, Mesh, extract, height_m, is_watertight, metres_from_head
+from .surface import METRES_PER_UNIT, NECKS, Mesh, border_loops, extract, height_m, is_watertight, metres_from_head
+from .symmetry import SYMMETRIES, symmetric
 from .tri_grid import TriGrid
 from .unwrap import unwrap
 from .w_plus_optimisation import WPlusFit, optimise_w_plus, portrait_target
@@ -89,7 +90,7 @@ class Reconstruction:
 
     photo_size: (height, width) px of the photo.
     fit:        of the latents to the portrait by W+ optimisation; None where encoders found them.
-    mesh:       closed; head.mesh is the same with seams for the texture.
+    mesh:       closed, or with an open neck; head.mesh is the same with seams for the texture.
     refinement: None where the head was left as the latents gave it.
     """
 
@@ -148,9 +149,9 @@ def make_head(photo_path: Path, options: Options, models: Models, stages: Stages
         if effort:
             refinement = refine(field, portrait, (height, width), models.face, effort, step)
             field = WarpedField(field, refinement)
-        field = carve(field, portrait, (height, width))
+        field = symmetric(carve(field, portrait, (height, width)), options.symmetry, portrait.camera)
     with stages.stage("extract", "Shaping the surface") as step:
-        mesh = extract(field, options.grid, options.faces, step)
+        mesh = extract(field, options.grid, options.faces, step, options.neck, options.symmetry != "off")
     with stages.stage("unwrap", "Unwrapping") as step:
         unwrapped = unwrap(mesh, step)
     views = None
@@ -253,6 +254,7 @@ def make_report(
             "vertices": len(mesh.vertices),
             "faces": len(mesh.faces),
             "watertight": is_watertight(mesh),
+            "openings": len(border_loops(mesh)),
             "height_m": height_m(mesh),
         },
         "anchors_m": {
@@ -319,6 +321,10 @@ def check_options(options: Options) -> None:
         raise BadOption(
             f"The head cannot be fitted to its photo {options.refinement!r}.", f"Choose one of {', '.join(LEVELS)}."
         )
+    for name, choices in (("neck", NECKS), ("symmetry", SYMMETRIES)):
+        value = getattr(options, name)
+        if value not in choices:
+            raise BadOption(f"The {name} cannot be {value!r}.", f"Choose one of {', '.join(choices)}.")
     for name, (lowest, highest) in LIMITS.items():
         value = getattr(options, name)
         if not isinstance(value, int) or not lowest <= value <= highest:

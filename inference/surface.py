@@ -17,6 +17,7 @@ from scipy import sparse
 from skimage import measure
 
 from .errors import NoSurface
+from .lenses import FACE_LENSES, magnified, mirrored_below, put_back
 from .progress import Progress
 
 FloatArray = NDArray[np.floating]
@@ -33,7 +34,13 @@ ON_CUT = 0.05  # cells; decimation moves vertices of a flat cap by rounding only
 PROJECTION_STEPS = 2  # secant steps onto the level; the second one moves vertices by less than a hundredth of a cell
 KEEP_MORE = 1.3  # when decimation tangles the mesh, keep this many times more faces and try again
 DECIMATION_TRIES = 4
+# What decimation is given is this many times larger: its first round collapses every side that costs less than 1.5e-3
+# of its units, in the order of the faces. As box units that is almost a millimetre, and what it costs is never compared.
+DECIMATION_SCALE = 100.0
 SLIVER = 1e-4  # height of a face over its longest side: below, its normal is noise
+
+
+NECKS = ("closed", "open")
 
 
 class DensityField(Protocol):
@@ -88,21 +95,35 @@ def metres_from_head() -> FloatArray:
     return matrix
 
 
-def extract(field: DensityField, grid: int, faces: int, progress: Progress) -> Mesh:
+def extract(
+    field: DensityField, grid: int, faces: int, progress: Progress, neck: str = "closed", symmetric: bool = False
+) -> Mesh:
     """The surface of the head: one closed piece with a flat neck.
 
-    field:   density above `field.level` is inside.
-    grid:    cells along the side of the field's box, at least 16.
-    faces:   faces to keep; a few more remain where fewer would tangle the mesh.
-    Raises:  NoSurface when nothing of the field is inside, or no closed piece comes out.
+    field:     density above `field.level` is inside.
+    grid:      cells along the side of the field's box, at least 16.
+    faces:     faces to keep; a few more remain where fewer would tangle the mesh.
+    neck:      one of NECKS: "closed" by a flat cap, or "open", with one border loop in the cut instead of the cap.
+    symmetric: the field is the same on both sides of x = 0, and the mesh shall be too, face for face. Only x >= 0 is
+               read. Where halves cannot be joined cleanly, the mended faces may differ.
+    Raises:    NoSurface when nothing of the field is inside, or no closed piece comes out.
     """
     lattice = head_lattice(field.box_side, grid)
-    volume = sample_near_surface(field, lattice, lambda fraction, label: progress(0.7 * fraction, label))
-    dense = march(volume, lattice)
+    part = right_of_middle(lattice) if symmetric else lattice
+    volume = sample_near_surface(field, part, lambda fraction, label: progress(0.7 * fraction, label))
+    dense = march(volume, part)
     progress(0.8, "Cleaning the surface")
-    mesh = decimate(dense, faces, lattice.cell)
+    partner = None
+    if symmetric:
+        mesh, partner = join_mirrored(decimate(dense, faces // 2, lattice.cell, half=True))
+    else:
+        mesh = decimate(dense, faces, lattice.cell)
     progress(0.9, "Cleaning the surface")
     mesh = _project_onto_level(mesh, field, lattice)
+    if partner is not None:
+        mesh = _made_symmetric(mesh, partner)
+    if neck == "open":
+        mesh = open_neck(mesh)
     progress(1.0, "Cleaning the surface")
     return mesh
 
@@ -114,6 +135,12 @@ def head_lattice(box_side: float, grid: int) -> Lattice:
     bottom = max(NECK_CUT_Y, -half)
     layers = int(np.floor((half - bottom) / cell + 1e-6)) + 1
     return Lattice(np.array([-half, bottom, -half]), cell, (grid + 1, layers, grid + 1))
+
+
+def right_of_middle(lattice: Lattice) -> Lattice:
+    """The lattice's part with x >= 0; its first layer lies in x = 0, as the lattice's lowest lies in the neck cut."""
+    columns = int(np.floor((lattice.shape[0] - 1) / 2 + 1e-6)) + 1
+    return Lattice(np.array([0.0, *lattice.origin[1:]]), lattice.cell, (columns, *lattice.shape[1:]))
 
 
 def sample_near_surface(field: DensityField, lattice: Lattice, progress: Progress) -> NDArray[np.float32]:
@@ -180,20 +207,26 @@ def largest_solid(mesh: Mesh) -> Mesh:
     return _compact(mesh.vertices, mesh.faces[piece_of_face == largest])
 
 
-def decimate(mesh: Mesh, faces: int, cell: float) -> Mesh:
+def decimate(mesh: Mesh, faces: int, cell: float, half: bool = False) -> Mesh:
     """Fewer faces, the same solid: still closed, manifold, in one piece and without slivers.
+
+    Eyes, nose, mouth and ears keep more of them than the rest (see `lenses`).
 
     faces: how many to keep; more are kept where that many cannot be reached cleanly.
     cell:  distance of the samples the mesh came from, box units; vertices a small part of it off the cut go back.
+    half:  the mesh is closed in x = 0, which is a cut like that of the neck.
     """
+    bottom = float(mesh.vertices[:, 1].min())
+    lenses = mirrored_below(FACE_LENSES, bottom)  # the cap stays flat, and so costs next to no faces
+    enlarged = magnified(mesh.vertices, lenses)
     keep = faces
     for _ in range(DECIMATION_TRIES):
         if keep >= len(mesh.faces):
             break
-        vertices, triangles = fast_simplification.simplify(mesh.vertices, mesh.faces, target_count=keep)
-        vertices = vertices.copy()
-        bottom = mesh.vertices[:, 1].min()
-        vertices[np.abs(vertices[:, 1] - bottom) < ON_CUT * cell, 1] = bottom
+        vertices, triangles = fast_simplification.simplify(DECIMATION_SCALE * enlarged, mesh.faces, target_count=keep)
+        vertices = put_back(vertices / DECIMATION_SCALE, lenses, mesh.vertices, enlarged)
+        for axis, cut in ((1, bottom), (0, 0.0)) if half else ((1, bottom),):
+            vertices[np.abs(vertices[:, axis] - cut) < ON_CUT * cell, axis] = cut
         try:
             return repair(Mesh(vertices, triangles.astype(np.int64)))
         except NoSurface:
@@ -201,17 +234,58 @@ def decimate(mesh: Mesh, faces: int, cell: float) -> Mesh:
     return repair(mesh)
 
 
-def is_clean(mesh: Mesh) -> bool:
-    """Whether the mesh is one closed, consistently wound, manifold piece without repeated corners or slivers."""
+def join_mirrored(half: Mesh) -> tuple[Mesh, IntArray | None]:
+    """A half with x >= 0, closed in x = 0, becomes a whole: the wall goes and the mirrored half takes its place.
+
+    Returns: the whole, clean as `is_clean` says, and (v,) the mirrored vertex of each, itself in the middle; None where
+             the halves did not fit and had to be mended.
+    Raises:  NoSurface when they cannot be mended.
+    """
+    in_wall = (half.vertices[half.faces][..., 0] == 0).all(axis=1)
+    half = _compact(half.vertices, half.faces[~in_wall])
+    count = len(half.vertices)
+    aside = np.flatnonzero(half.vertices[:, 0] != 0)
+    partner = np.arange(count)
+    partner[aside] = count + np.arange(len(aside))
+    whole = Mesh(
+        np.concatenate([half.vertices, half.vertices[aside] * [-1, 1, 1]]),
+        np.concatenate([half.faces, partner[half.faces][:, ::-1]]),
+    )
+    if is_clean(whole):
+        return whole, np.concatenate([partner, aside])
+    return repair(whole), None
+
+
+def open_neck(mesh: Mesh) -> Mesh:
+    """A closed mesh without the cap in its lowest plane: one border loop is left, for joining the head to a body.
+
+    Where the cut shows several pieces, such as strands of hair beside the neck, the largest is opened and the others
+    stay closed. A mesh without a flat bottom is returned as it is.
+    """
+    bottom = mesh.vertices[:, 1].min()
+    cap = np.flatnonzero((mesh.vertices[mesh.faces][..., 1] == bottom).all(axis=1))
+    if not len(cap):
+        return mesh
+    piece = _pieces_by_side(mesh.faces[cap])
+    area = np.linalg.norm(_face_crosses(mesh.vertices, mesh.faces[cap]), axis=1)
+    largest = np.bincount(piece, weights=area).argmax()
+    rest = np.delete(mesh.faces, cap[piece == largest], axis=0)
+    # Where the rim touched itself, each side gets a vertex of its own.
+    fans, vertex_of_fan = _fans(rest)
+    return _close_all_but_longest(mesh.vertices[vertex_of_fan], fans.reshape(-1, 3))
+
+
+def is_clean(mesh: Mesh, openings: int = 0) -> bool:
+    """Whether the mesh is one consistently wound, manifold piece without repeated corners or slivers.
+
+    openings: how many rims it has; without any it is closed.
+    """
     faces = mesh.faces
     if len(faces) < 4 or (faces == np.roll(faces, 1, axis=1)).any():
         return False
-    return bool(
-        _each_edge_twice(faces)
-        and not len(_pinched_vertices(faces))
-        and _pieces(mesh).max(initial=0) == 0
-        and not _slivers(mesh).any()
-    )
+    if len(_odd_edges(faces)) or len(_pinched_vertices(faces)) or len(border_loops(mesh)) != openings:
+        return False
+    return bool(_pieces(mesh).max(initial=0) == 0 and not _slivers(mesh).any())
 
 
 def repair(mesh: Mesh) -> Mesh:
@@ -273,6 +347,11 @@ def height_m(mesh: Mesh) -> float:
 def is_watertight(mesh: Mesh) -> bool:
     """Whether every edge joins exactly two faces that wind the same way."""
     return _each_edge_twice(mesh.faces)
+
+
+def border_loops(mesh: Mesh) -> list[IntArray]:
+    """The rims of the mesh's openings, longest first: (n,) vertices each, in order. A closed mesh has none."""
+    return sorted(_loops(*_border(mesh.faces)), key=lambda loop: _length(mesh.vertices[loop]), reverse=True)
 
 
 # --- coarse to fine -------------------------------------------------------------------------------------------------
@@ -425,6 +504,19 @@ def _project_onto_level(mesh: Mesh, field: DensityField, lattice: Lattice) -> Me
         moved[undo] = mesh.vertices[undo]
 
 
+def _made_symmetric(mesh: Mesh, partner: IntArray) -> Mesh:
+    """The mesh with every vertex of x < 0 exactly opposite its partner (v,), and those in the middle at x = 0.
+
+    Projection gives both halves the same but for rounding.
+    """
+    vertices = mesh.vertices.copy()
+    middle = partner == np.arange(len(partner))
+    vertices[middle, 0] = 0.0
+    first = np.flatnonzero(partner > np.arange(len(partner)))
+    vertices[partner[first]] = vertices[first] * [-1, 1, 1]
+    return Mesh(vertices, mesh.faces)
+
+
 # --- topology -------------------------------------------------------------------------------------------------------
 
 
@@ -485,6 +577,12 @@ def _odd_edges(faces: IntArray) -> IntArray:
 
 def _pinched_vertices(faces: IntArray) -> IntArray:
     """Vertices whose faces form several fans that touch only there. Sides must be unique (see `_odd_edges`)."""
+    vertices, fans = np.unique(_fans(faces)[1], return_counts=True)
+    return vertices[fans > 1]
+
+
+def _fans(faces: IntArray) -> tuple[IntArray, IntArray]:
+    """(3f,) the fan of each corner, and (fans,) the vertex in the middle of each fan. Sides must be unique."""
     forward, backward = _half_edges(faces)
     order = np.argsort(forward)
     place = np.minimum(np.searchsorted(forward, backward, sorter=order), len(forward) - 1)
@@ -499,8 +597,38 @@ def _pinched_vertices(faces: IntArray) -> IntArray:
     fan_of_corner = sparse.csgraph.connected_components(graph, directed=False)[1]
     vertex_of_fan = np.zeros(fan_of_corner.max(initial=-1) + 1, dtype=np.int64)
     vertex_of_fan[fan_of_corner] = faces.ravel()
-    vertices, fans = np.unique(vertex_of_fan, return_counts=True)
-    return vertices[fans > 1]
+    return fan_of_corner, vertex_of_fan
+
+
+def _pieces_by_side(faces: IntArray) -> IntArray:
+    """(f,) which piece each face belongs to, counted from 0; a shared vertex does not join two, a shared side does."""
+    forward, backward = _half_edges(faces)
+    order = np.argsort(forward)
+    opposite = order[np.minimum(np.searchsorted(forward, backward, sorter=order), len(forward) - 1)]
+    side = np.flatnonzero(forward[opposite] == backward)
+    shape = (len(faces), len(faces))
+    graph = sparse.coo_matrix((np.ones(len(side), dtype=bool), (side // 3, opposite[side] // 3)), shape=shape)
+    return sparse.csgraph.connected_components(graph, directed=False)[1]
+
+
+def _border(faces: IntArray) -> tuple[IntArray, IntArray]:
+    """(n,) start and end of each side without a second face, walked against its face, as a face that closes it would."""
+    start, end = faces.ravel(), np.roll(faces, -1, axis=1).ravel()
+    forward, backward = _half_edges(faces)
+    open_side = ~np.isin(backward, forward)
+    return end[open_side], start[open_side]
+
+
+def _loops(sources: IntArray, targets: IntArray) -> list[IntArray]:
+    """Sides as `_border` gives them, put together to rings of vertices. No vertex may begin two of them."""
+    following = dict(zip(sources.tolist(), targets.tolist(), strict=True))
+    loops = []
+    while following:
+        loop = [next(iter(following))]
+        while (after := following.pop(loop[-1])) != loop[0]:
+            loop.append(after)
+        loops.append(np.array(loop))
+    return loops
 
 
 def _drop_collapsed(mesh: Mesh) -> Mesh:
@@ -549,11 +677,7 @@ def _collapse(faces: IntArray, kept: int, lost: int) -> IntArray:
 def _close_holes(vertices: FloatArray, faces: IntArray) -> Mesh | None:
     """Close each hole by a fan around its middle. None when nothing is left to close."""
     while True:
-        start, end = faces.ravel(), np.roll(faces, -1, axis=1).ravel()
-        forward, backward = _half_edges(faces)
-        border = ~np.isin(backward, forward)
-        # Holes are walked against their faces, so that the fan winds as its surroundings do.
-        sources, targets = end[border], start[border]
+        sources, targets = _border(faces)
         values, counts = np.unique(sources, return_counts=True)
         if not (counts > 1).any():
             break
@@ -561,14 +685,27 @@ def _close_holes(vertices: FloatArray, faces: IntArray) -> Mesh | None:
         faces = faces[~np.isin(faces, values[counts > 1]).any(axis=1)]
         if not len(faces):
             return None
-    following = dict(zip(sources.tolist(), targets.tolist(), strict=True))
+    return _filled(vertices, faces, _loops(sources, targets))
+
+
+def _close_all_but_longest(vertices: FloatArray, faces: IntArray) -> Mesh:
+    """Close every hole but the one with the longest rim. No two holes may meet in a vertex."""
+    mesh = _compact(vertices, faces)
+    loops = _loops(*_border(mesh.faces))
+    longest = int(np.argmax([_length(mesh.vertices[loop]) for loop in loops]))
+    return _filled(mesh.vertices, mesh.faces, loops[:longest] + loops[longest + 1 :])
+
+
+def _length(ring: FloatArray) -> float:
+    """Length of a closed line through points (n, 3)."""
+    return float(np.linalg.norm(ring - np.roll(ring, -1, axis=0), axis=1).sum())
+
+
+def _filled(vertices: FloatArray, faces: IntArray, loops: list[IntArray]) -> Mesh:
+    """Mesh with a fan in each loop around its middle, or one face where a loop has three sides."""
     new_vertices, new_faces = [vertices], [faces]
     count = len(vertices)
-    while following:
-        loop = [next(iter(following))]
-        while (after := following.pop(loop[-1])) != loop[0]:
-            loop.append(after)
-        ring = np.array(loop)
+    for ring in loops:
         if len(ring) == 3:
             new_faces.append(ring[None])
             continue
