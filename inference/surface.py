@@ -260,7 +260,7 @@ def open_neck(mesh: Mesh) -> Mesh:
     """A closed mesh without the cap in its lowest plane: one border loop is left, for joining the head to a body.
 
     Where the cut shows several pieces, such as strands of hair beside the neck, the largest is opened and the others
-    stay closed. A mesh without a flat bottom is returned as it is.
+    stay closed; a hollow that reached the cut goes. A mesh without a flat bottom is returned as it is.
     """
     bottom = mesh.vertices[:, 1].min()
     cap = np.flatnonzero((mesh.vertices[mesh.faces][..., 1] == bottom).all(axis=1))
@@ -272,7 +272,12 @@ def open_neck(mesh: Mesh) -> Mesh:
     rest = np.delete(mesh.faces, cap[piece == largest], axis=0)
     # Where the rim touched itself, each side gets a vertex of its own.
     fans, vertex_of_fan = _fans(rest)
-    return _close_all_but_longest(mesh.vertices[vertex_of_fan], fans.reshape(-1, 3))
+    opened = Mesh(mesh.vertices[vertex_of_fan], fans.reshape(-1, 3))
+    # A hollow hung together with the head through the cap alone.
+    piece = _pieces(opened)
+    outside = piece[opened.faces[:, 0]] == piece[border_loops(opened)[0][0]]
+    opened = _compact(opened.vertices, opened.faces[outside])
+    return _filled(opened.vertices, opened.faces, border_loops(opened)[1:])
 
 
 def is_clean(mesh: Mesh, openings: int = 0) -> bool:
@@ -686,14 +691,6 @@ def _close_holes(vertices: FloatArray, faces: IntArray) -> Mesh | None:
         if not len(faces):
             return None
     return _filled(vertices, faces, _loops(sources, targets))
-
-
-def _close_all_but_longest(vertices: FloatArray, faces: IntArray) -> Mesh:
-    """Close every hole but the one with the longest rim. No two holes may meet in a vertex."""
-    mesh = _compact(vertices, faces)
-    loops = _loops(*_border(mesh.faces))
-    longest = int(np.argmax([_length(mesh.vertices[loop]) for loop in loops]))
-    return _filled(mesh.vertices, mesh.faces, loops[:longest] + loops[longest + 1 :])
 
 
 def _length(ring: FloatArray) -> float:

@@ -37,8 +37,8 @@ class SymmetricField:
         density = np.zeros(len(points), dtype=np.float32)
         for weight, at, start in ((own, points, 0.0), (1 - own, points * MIRROR, 0.5)):
             counts = weight > 0
-            read = self._field.density(at[counts], _half(progress, start))
-            density[counts] += weight[counts] * read
+            if counts.any():
+                density[counts] += weight[counts] * self._field.density(at[counts], _half(progress, start))
         return density
 
     def colour(self, points: NDArray[np.floating], progress: Progress = silent) -> NDArray[np.float32]:
@@ -47,8 +47,8 @@ class SymmetricField:
         colour = np.zeros((len(points), 3), dtype=np.float32)
         for weight, at, start in ((own, points, 0.0), (1 - own, points * MIRROR, 0.5)):
             counts = weight > 0
-            read = self._field.colour(at[counts], _half(progress, start))
-            colour[counts] += weight[counts, None] * read
+            if counts.any():
+                colour[counts] += weight[counts, None] * self._field.colour(at[counts], _half(progress, start))
         return colour
 
     def weight(self, points: NDArray[np.floating]) -> NDArray[np.float32]:

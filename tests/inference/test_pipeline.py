@@ -32,12 +32,12 @@ ROOT = Path(__file__).resolve().parents[2]
 KEYS = {  # what issue 2 lists; None: any content
     "synthetic": None,
     "model": {"name", "sha256"},
-    "options": {"model", "device", "grid", "faces", "texture", "seed", "refinement"},
+    "options": {"model", "device", "grid", "faces", "texture", "seed", "refinement", "neck", "symmetry"},
     "portrait": {"yaw_deg", "pitch_deg", "roll_deg", "landmark_score", "inter_ocular_px", "faces_found"},
     "latents": {"found_by", "steps", "colour_loss", "mask_loss"},
     "quality": {"visible_share", "matte_iou", "landmark_nme"},
     "refinement": {"level", "steps", "outline_m", "landmarks_m"},
-    "mesh": {"vertices", "faces", "watertight", "height_m"},
+    "mesh": {"vertices", "faces", "watertight", "openings", "height_m"},
     "anchors_m": None,
     "camera": {"cam2world", "intrinsics", "head_from_mesh", "photo_from_crop"},
     "seconds": set(pipeline.SHARES),
@@ -85,7 +85,7 @@ def test_the_report_holds_what_it_promises(report, small):
     assert len(report["model"]["sha256"]) == 64
     assert report["latents"] == {"found_by": "encoders", "steps": 0, "colour_loss": None, "mask_loss": None}
     assert all(seconds >= 0 for seconds in report["seconds"].values())
-    assert report["mesh"]["watertight"] and abs(report["mesh"]["faces"] - 2000) < 100
+    assert report["mesh"]["watertight"] and report["mesh"]["openings"] == 0 and abs(report["mesh"]["faces"] - 2000) < 100
     assert report["portrait"]["faces_found"] == 1 and report["portrait"]["landmark_score"] > 0.9
 
 
@@ -200,6 +200,33 @@ def test_a_refinement_that_does_not_exist_is_refused_with_the_choices(models, tm
     with pytest.raises(BadOption) as refused:
         reconstruct(tmp_path / "none.jpg", tmp_path / "out", Options(refinement=refinement), models)
     assert all(level in refused.value.hint for level in ("off", "fast", "best"))
+
+
+@pytest.mark.parametrize("change", [{"neck": "Open"}, {"neck": ""}, {"symmetry": "x"}, {"symmetry": None}, {"neck": 1}])
+def test_a_neck_or_symmetry_that_does_not_exist_is_refused_with_the_choices(models, tmp_path, change):
+    with pytest.raises(BadOption) as refused:
+        reconstruct(tmp_path / "none.jpg", tmp_path / "out", Options(**change), models)
+    assert any(word in refused.value.hint for word in ("closed, open", "off, average, mirror"))
+
+
+@pytest.mark.parametrize("symmetry", ["off", "mirror"])
+def test_an_open_neck_goes_all_the_way_to_the_file(astronaut, models, small, tmp_path, report, symmetry):
+    options = dataclasses.replace(small, neck="open", symmetry=symmetry)
+    opened = reconstruct(astronaut, tmp_path / "out", options, models)
+    assert not opened["mesh"]["watertight"] and opened["mesh"]["openings"] == 1
+    assert opened["mesh"]["height_m"] == pytest.approx(report["mesh"]["height_m"], rel=0.005)
+    assert opened["camera"]["head_from_mesh"] == report["camera"]["head_from_mesh"]
+    for measure, tolerance in (("matte_iou", 0.02), ("visible_share", 0.05)):  # the outline is mirrored too, the cap gone
+        assert opened["quality"][measure] == pytest.approx(report["quality"][measure], abs=tolerance)
+    whole = trimesh.load_mesh(tmp_path / "out" / "head.glb", process=False)
+    whole.merge_vertices(merge_tex=True, merge_norm=True)
+    edges, counts = np.unique(whole.edges_sorted, axis=0, return_counts=True)
+    rim = edges[counts == 1]
+    assert len(rim) > 8 and set(counts) == {1, 2}
+    np.testing.assert_allclose(whole.vertices[rim.ravel(), 1], 0.0, atol=1e-6)  # the origin lies in the cut
+    assert whole.body_count == 1
+    normals = whole.vertex_normals[np.unique(rim)]
+    assert np.abs(normals[:, 1]).max() < 0.7  # out of the neck, not downwards as beside a cap
 
 
 def test_without_refinement_the_head_is_what_the_encoders_made(astronaut, models, small, monkeypatch):

@@ -13,6 +13,7 @@ from inference.surface import (
     NECK_CUT_Y,
     OUTSIDE,
     Mesh,
+    border_loops,
     decimate,
     extract,
     head_lattice,
@@ -22,6 +23,7 @@ from inference.surface import (
     largest_solid,
     march,
     metres_from_head,
+    open_neck,
     repair,
     sample_near_surface,
     vertex_normals,
@@ -208,3 +210,63 @@ def test_exported_origin_is_the_base_of_the_neck_and_a_unit_is_52_centimetres() 
     matrix = metres_from_head()
     np.testing.assert_allclose(matrix @ [0, NECK_CUT_Y, 0, 1], [0, 0, 0, 1], atol=1e-12)
     np.testing.assert_allclose(matrix @ [1, NECK_CUT_Y + 1, 1, 1], [0.52, 0.52, 0.52, 1])
+
+
+def test_decimation_compares_what_each_collapse_costs() -> None:
+    """A needle is a face that no comparison would have made: collapsed in any order, a twelfth of the faces are."""
+    lattice = head_lattice(0.7, 128)
+    dense = march(sample_near_surface(AnalyticField(head_on_neck()), lattice, silent), lattice)
+    fewer = decimate(dense, 8000, cell=0.7 / 128)
+    corners = fewer.vertices[fewer.faces]
+    in_cut = (corners[..., 1] == NECK_CUT_Y).all(axis=1)
+    longest = np.linalg.norm(np.roll(corners, -1, axis=1) - corners, axis=2).max(axis=1)
+    height = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1) / longest
+    assert (longest > 10 * height)[~in_cut].mean() < 0.02
+
+
+def test_the_face_keeps_more_faces_than_the_back_of_the_head() -> None:
+    mesh = extract(AnalyticField(sphere(0.24)), 96, 6000, silent)  # without lenses, both sides would get the same
+    centres = mesh.vertices[mesh.faces].mean(axis=1)
+    belt = np.abs(centres[:, 1] + 0.05) < 0.1
+    assert (belt & (centres[:, 2] > 0.15)).sum() > 1.5 * (belt & (centres[:, 2] < -0.15)).sum()
+
+
+def test_an_open_neck_is_one_clean_rim_in_the_cut(head: Mesh) -> None:
+    opened = open_neck(head)
+    assert is_clean(opened, openings=1) and not is_clean(opened) and not is_watertight(opened)
+    (rim,) = border_loops(opened)
+    ring = opened.vertices[rim]
+    np.testing.assert_array_equal(ring[:, 1], NECK_CUT_Y)
+    length = np.linalg.norm(ring - np.roll(ring, 1, axis=0), axis=1).sum()
+    assert length == pytest.approx(2 * np.pi * 0.09, rel=0.02)
+    assert not (opened.vertices[opened.faces][..., 1] == NECK_CUT_Y).all(axis=1).any()  # nothing is left of the cap
+    # The rest is as it was, vertex by vertex.
+    assert {tuple(vertex) for vertex in opened.vertices} <= {tuple(vertex) for vertex in head.vertices}
+    wall = (head.vertices[head.faces][..., 1] > NECK_CUT_Y).any(axis=1)
+    assert len(opened.faces) == wall.sum()
+    assert as_trimesh(opened).is_winding_consistent and height_m(opened) == height_m(head)
+
+
+def test_only_the_neck_is_opened_where_hair_reaches_the_cut_too() -> None:
+    strand = upright_cylinder(0.03, 0.0)
+    field = AnalyticField(union(head_on_neck(), lambda points: strand(points - [0.14, 0.0, -0.03])))
+    mesh = extract(field, 128, 8000, silent, neck="open")
+    assert is_clean(mesh, openings=1)
+    (rim,) = border_loops(mesh)
+    assert mesh.vertices[rim, 0].max() < 0.1  # the neck's, not the strand's
+
+
+def test_a_neck_as_a_pipe_is_opened_outside_and_closed_inside() -> None:
+    bore = upright_cylinder(0.04, -0.2)
+    outer = head_on_neck()
+    field = AnalyticField(lambda points: np.maximum(outer(points), -bore(points)))
+    mesh = extract(field, 128, 8000, silent, neck="open")
+    assert is_clean(mesh, openings=1)
+    (rim,) = border_loops(mesh)
+    assert np.hypot(*mesh.vertices[rim][:, [0, 2]].T).min() > 0.08
+    below = mesh.vertices[mesh.vertices[:, 1] < -0.25]
+    assert np.hypot(below[:, 0], below[:, 2]).min() > 0.08  # the bore is gone
+
+
+def test_a_ball_that_never_reaches_the_cut_has_no_neck_to_open(ball: Mesh) -> None:
+    assert open_neck(ball) is ball
