@@ -13,7 +13,7 @@ from bpy.app.translations import pgettext_rpt
 from bpy.props import BoolProperty, EnumProperty, StringProperty
 
 from ..inference.messages import Cancelled, Done, Failed, Outcome, Progress, Reconstruct
-from . import properties
+from . import properties, seen_in_photo
 from .import_head import ImportFailed, import_head
 from .model_file import UNFIT_FOR_FILES
 from .photo_file import ImageUnusable, PhotoFile, photo_file
@@ -133,6 +133,8 @@ class HEADCAST_OT_reconstruct(bpy.types.Operator):
         if isinstance(outcome, Done):
             try:
                 import_head(context, Path(outcome.folder), self._name)
+                if context.scene.headcast.show_seen:
+                    seen_in_photo.show(context.scene)
             except ImportFailed as error:
                 outcome = Failed(error.message, error.hint)
         redraw_panels(context)

@@ -53,6 +53,9 @@ class HEADCAST_PT_main(bpy.types.Panel):
             row = layout.row()
             row.scale_y = 1.6
             row.operator("headcast.reconstruct", icon="USER")
+        row = layout.row()
+        row.enabled = context.mode != "EDIT_MESH"  # a mesh that is being edited can be given no colours
+        row.prop(settings, "show_seen")
         self._draw_last(context, layout)
 
     def _draw_last(self, context: bpy.types.Context, layout: bpy.types.UILayout) -> None:
@@ -88,4 +91,24 @@ class HEADCAST_PT_quality(bpy.types.Panel):
         layout.operator("headcast.open_folder", text="Open Folder of Heads", icon="FILE_FOLDER").folder = "HEADS"
 
 
-CLASSES = (HEADCAST_PT_main, HEADCAST_PT_quality)
+class HEADCAST_PT_mesh(bpy.types.Panel):
+    """How the mesh is closed, and whether its sides are alike."""
+
+    bl_idname = "HEADCAST_PT_mesh"
+    bl_label = "Mesh"
+    bl_space_type = "VIEW_3D"
+    bl_region_type = "UI"
+    bl_category = "Headcast"
+    bl_parent_id = HEADCAST_PT_main.bl_idname
+    bl_options = {"DEFAULT_CLOSED"}
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout = self.layout
+        layout.use_property_split = True
+        layout.use_property_decorate = False
+        layout.enabled = not SESSION.running
+        for name in ("neck", "symmetry"):
+            layout.prop(context.scene.headcast, name)
+
+
+CLASSES = (HEADCAST_PT_main, HEADCAST_PT_quality, HEADCAST_PT_mesh)

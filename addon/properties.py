@@ -6,9 +6,10 @@ import zlib
 from pathlib import Path
 
 import bpy
-from bpy.props import EnumProperty, IntProperty, PointerProperty, StringProperty
+from bpy.props import BoolProperty, EnumProperty, IntProperty, PointerProperty, StringProperty
 
 from ..inference.messages import MODEL_SUFFIX, Failed, Options
+from . import seen_in_photo
 from .model_file import ModelFile, inspect_model
 from .user_folder import user_folder
 
@@ -72,6 +73,11 @@ def _number(file_name: str) -> int:
 def _remember_model(settings: HEADCAST_PG_settings, _context: bpy.types.Context) -> None:
     """Keep the chosen file's name too: the number alone could not tell it once the file is gone."""
     settings.model_file = "" if settings.model == DEFAULTS.model else Path(settings.model).name
+
+
+def _show_seen(settings: HEADCAST_PG_settings, _context: bpy.types.Context) -> None:
+    """Lay the overlay over the heads of the settings' scene, or take it off."""
+    (seen_in_photo.show if settings.show_seen else seen_in_photo.hide)(settings.id_data)
 
 
 _QUALITY_ORDER = [*QUALITIES, CUSTOM]
@@ -149,6 +155,31 @@ class HEADCAST_PG_settings(bpy.types.PropertyGroup):
         ],
         default=DEFAULTS.refinement.upper(),
     )
+    neck: EnumProperty(
+        name="Neck",
+        description="How the head ends at its base",
+        items=[
+            ("CLOSED", "Closed", "A flat cap: the head is watertight"),
+            ("OPEN", "Open", "No cap: one clean border loop, for joining the head to a body"),
+        ],
+        default=DEFAULTS.neck.upper(),
+    )
+    symmetry: EnumProperty(
+        name="Symmetry",
+        description="Makes both sides of the head the same, face for face; it fits its photo less closely",
+        items=[
+            ("OFF", "Off", "Leave the sides as different as they are"),
+            ("AVERAGE", "Average", "Both sides become the shape half way between them"),
+            ("MIRROR", "Mirror", "The side that the photo shows better is mirrored onto the other"),
+        ],
+        default=DEFAULTS.symmetry.upper(),
+    )
+    show_seen: BoolProperty(
+        name="Seen in Photo",
+        description="Shows on all heads of the scene what the photo showed (orange) and what was guessed (blue). In the "
+        "viewport only: renders and the heads' own materials stay as they are",
+        update=_show_seen,
+    )
     seed: IntProperty(
         name="Seed", description="Another number gives another version of what the photo does not show", min=0
     )
@@ -163,6 +194,8 @@ class HEADCAST_PG_settings(bpy.types.PropertyGroup):
             texture=self.texture_size,
             seed=self.seed,
             refinement=self.refinement.lower(),
+            neck=self.neck.lower(),
+            symmetry=self.symmetry.lower(),
         )
 
     def missing_model(self) -> Failed | None:

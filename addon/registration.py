@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bpy
 
-from . import model_operators, operators, panel, preferences, properties
+from . import model_operators, operators, panel, preferences, properties, seen_in_photo
 from .session import SESSION
 
 CLASSES = (
@@ -21,6 +21,7 @@ def register() -> None:
     for cls in CLASSES:
         bpy.utils.register_class(cls)
     bpy.types.Scene.headcast = bpy.props.PointerProperty(type=properties.HEADCAST_PG_settings)
+    seen_in_photo.register()
 
 
 def unregister() -> None:
@@ -28,6 +29,7 @@ def unregister() -> None:
     operators.timers.stop()
     SESSION.close()
     model_operators.passing.forget()
+    seen_in_photo.unregister()
     del bpy.types.Scene.headcast
     for cls in reversed(CLASSES):
         bpy.utils.unregister_class(cls)
