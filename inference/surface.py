@@ -159,7 +159,7 @@ def sample_near_surface(field: DensityField, lattice: Lattice, progress: Progres
 
     values = np.full(shape, OUTSIDE, dtype=np.float32)
     exact = np.ones(shape, dtype=bool)
-    _evaluate(field, lattice, stride, exact, values, progress)
+    _evaluate(field, lattice, stride, np.arange(values.size), values, progress)
     if not (values > 0).any():
         raise NoSurface()
     for step in range(1, total_strides):
@@ -183,9 +183,12 @@ def march(volume: NDArray[np.float32], lattice: Lattice) -> Mesh:
     surroundings = _surroundings(volume > 0)
     volume = volume[surroundings].copy()
     # A sample exactly on the level would collapse the faces around it to nothing.
-    smallest = np.float32(1e-6) * max(np.abs(volume[volume != OUTSIDE]).max(initial=0.0), np.float32(1e-30))
-    volume[np.abs(volume) < smallest] = -smallest
-    if not (volume > 0).any():
+    # Layer by layer, because absolute values of the whole would be as large as it.
+    largest = max(np.abs(layer[layer != OUTSIDE]).max(initial=0.0) for layer in volume)
+    smallest = np.float32(1e-6) * max(largest, np.float32(1e-30))
+    for layer in volume:
+        layer[np.abs(layer) < smallest] = -smallest
+    if not volume.max() > 0:
         raise NoSurface()
     index, faces, _, _ = measure.marching_cubes(volume, level=0.0, gradient_direction="ascent")
     vertices = lattice.points(index.astype(np.float64) + [along.start for along in surroundings])
@@ -366,12 +369,11 @@ def _evaluate(
     field: DensityField,
     lattice: Lattice,
     stride: int,
-    wanted: BoolArray,
+    places: IntArray,
     values: NDArray[np.float32],
     progress: Progress,
 ) -> None:
-    """Fill `values`, a lattice with every stride-th point, where `wanted` and in the box."""
-    places = np.flatnonzero(wanted)  # a third of the memory of indices along three axes
+    """Fill `values`, a lattice with every stride-th point, at flat indices `places` as far as they lie in the box."""
     for start in range(0, len(places), FIELD_CHUNK):
         progress(start / len(places), "Finding the surface")
         index = np.stack(np.unravel_index(places[start : start + FIELD_CHUNK], values.shape), axis=1)
@@ -402,49 +404,46 @@ def _refine(
         target[...] = coarse[tuple(slice(size) for size in target.shape)]
     known = np.zeros(values.shape, dtype=bool)
     known[::2, ::2, ::2] = coarse_exact
+    # A block of 3 x 3 x 3 points, which shares its borders, needs its inner points if its corners disagree in sign.
+    crossed = np.argwhere(_cells_with_both_signs(coarse > 0))
     split = np.zeros([size - 1 for size in coarse.shape], dtype=bool)
-    while True:
-        # A block needs its inner points if its corners, or points that a neighbour filled in, disagree in sign.
-        crossed = _blocks_with_both_signs(values) & ~split
-        if not crossed.any():
-            return values, known
-        split |= crossed
-        wanted = _points_of_blocks(crossed, values.shape)
-        np.greater(wanted, known, out=wanted)  # wanted and not known
-        _evaluate(field, lattice, stride, wanted, values, progress)
-        known |= wanted
-        del wanted  # or it would stay beside the next one
+    flat_values, flat_known = values.reshape(-1), known.reshape(-1)
+    while len(crossed):
+        split[tuple(crossed.T)] = True
+        places = _points_of_blocks(crossed, values.shape)
+        places = np.unique(places[~flat_known[places]])
+        _evaluate(field, lattice, stride, places, values, progress)
+        flat_known[places] = True
+        # Points that were filled in may have another sign than the rest of a neighbour.
+        beside = _neighbours(crossed, split)
+        inside = flat_values[_points_of_blocks(beside, values.shape)] > 0
+        crossed = beside[inside.any(axis=1) & ~inside.all(axis=1)]
+    return values, known
 
 
-def _blocks_with_both_signs(values: NDArray[np.float32]) -> BoolArray:
-    """Blocks of 3 x 3 x 3 points (sharing their borders) with points both inside and outside."""
-    crossed = np.empty([(size - 1) // 2 for size in values.shape], dtype=bool)
-    for layer in range(len(crossed)):  # one after the other stays in the CPU's cache
-        some = every = values[2 * layer : 2 * layer + 3] > 0
-        for axis in range(3):
-            first, second, third = _triples(some, axis)
-            some = first | second | third
-            first, second, third = _triples(every, axis)
-            every = first & second & third
-        crossed[layer] = (some & ~every)[0]
-    return crossed
-
-
-def _points_of_blocks(blocks: BoolArray, shape: tuple[int, ...]) -> BoolArray:
-    """The points that lie in or on the border of the chosen blocks; shape is that of the points."""
-    points = blocks
+def _cells_with_both_signs(inside: BoolArray) -> BoolArray:
+    """Cells of a lattice whose eight corners are not all inside and not all outside; one fewer along each axis."""
+    some = every = inside
     for axis in range(3):
-        widened = np.zeros([*points.shape[:axis], shape[axis], *points.shape[axis + 1 :]], dtype=bool)
-        for target in _triples(widened, axis):
-            target |= points
-        points = widened
-    return points
+        first, second = (np.moveaxis(part, axis, 0) for part in (some, every))
+        some = np.moveaxis(first[:-1] | first[1:], 0, axis)
+        every = np.moveaxis(second[:-1] & second[1:], 0, axis)
+    return some & ~every
 
 
-def _triples(points: BoolArray, axis: int) -> list[BoolArray]:
-    """Views of the first, second and third point of each block along an axis."""
-    moved = np.moveaxis(points, axis, 0)
-    return [np.moveaxis(part, 0, axis) for part in (moved[:-2:2], moved[1:-1:2], moved[2::2])]
+def _points_of_blocks(blocks: IntArray, shape: tuple[int, ...]) -> IntArray:
+    """(n, 27) flat indices of the points in and on the border of blocks (n, 3); shape is that of the points."""
+    offsets = np.ravel_multi_index(tuple(np.indices((3, 3, 3)).reshape(3, -1)), shape)
+    return np.ravel_multi_index(tuple(2 * blocks.T), shape)[:, None] + offsets
+
+
+def _neighbours(blocks: IntArray, without: BoolArray) -> IntArray:
+    """(n, 3) the blocks that touch any of `blocks` (m, 3), if only in a corner, and are not marked in `without`."""
+    touched = np.zeros(without.shape, dtype=bool)
+    last = np.array(without.shape) - 1
+    for step in np.ndindex(3, 3, 3):
+        touched[tuple(np.clip(blocks + step - 1, 0, last).T)] = True
+    return np.argwhere(touched & ~without)
 
 
 def _surroundings(inside: BoolArray) -> tuple[slice, ...]:
@@ -527,8 +526,9 @@ def _made_symmetric(mesh: Mesh, partner: IntArray) -> Mesh:
 
 def _compact(vertices: FloatArray, faces: IntArray) -> Mesh:
     """Mesh of these faces without the vertices that none of them uses."""
-    used, renumbered = np.unique(faces, return_inverse=True)
-    return Mesh(vertices[used], renumbered.reshape(-1, 3).astype(np.int64))
+    used = np.zeros(len(vertices), dtype=bool)
+    used[faces] = True
+    return Mesh(vertices[used], (np.cumsum(used) - 1)[faces].astype(np.int64))
 
 
 def _face_crosses(vertices: FloatArray, faces: IntArray) -> FloatArray:
