@@ -57,6 +57,7 @@ repository: extension ## Make $(OUT) a static extension repository of the zips i
 
 bench: $(READY) ## Time a warm reconstruction, and PanoHead's sizes; BENCH_ARGS="--repeat 10" shows memory growth
 	$(RUN) -m tests.bench $(BENCH_ARGS)
+	$(RUN) -m tests.surface_bench
 	$(RUN) -m tests.full_size_bench $(FULL_SIZE_ARGS)
 
 # Each step goes on where it was stopped: interrupt it and call it again.

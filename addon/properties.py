@@ -176,8 +176,8 @@ class HEADCAST_PG_settings(bpy.types.PropertyGroup):
     )
     show_seen: BoolProperty(
         name="Seen in Photo",
-        description="Shows on all heads of the scene what the photo showed (orange) and what was guessed (blue). In the "
-        "viewport only: renders and the heads' own materials stay as they are",
+        description="Shows on all heads of the scene what the photo showed (orange) and what was guessed (blue), in "
+        "the viewport only: renders and the heads' own materials stay as they are",
         update=_show_seen,
     )
     seed: IntProperty(

@@ -4,8 +4,8 @@ It is a view of the head, not a change to it. A modifier lays a material of two 
 and never in a render; the head's own materials, whatever they are, stay in their slots. Solid shading knows no
 materials, so the same colours are put into a colour attribute, and viewports show that attribute meanwhile.
 
-All of it but the viewports' choice of colours is part of the file, and so of undo. `follow` brings them into line
-whenever the file may have changed under them.
+All of it but the viewports' choice of colours is part of undo. `follow` brings them into line whenever the file may
+have changed under them.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def hide(scene: bpy.types.Scene) -> None:
     follow()
 
 
-@bpy.app.handlers.persistent  # type: ignore[untyped-decorator]
+@bpy.app.handlers.persistent
 def follow(*_: object) -> None:
     """Have Solid shading show the overlay's colours if a window's scene has it on, and else what it showed before.
 

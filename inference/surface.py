@@ -35,7 +35,7 @@ PROJECTION_STEPS = 2  # secant steps onto the level; the second one moves vertic
 KEEP_MORE = 1.3  # when decimation tangles the mesh, keep this many times more faces and try again
 DECIMATION_TRIES = 4
 # What decimation is given is this many times larger: its first round collapses every side that costs less than 1.5e-3
-# of its units, in the order of the faces. As box units that is almost a millimetre, and what it costs is never compared.
+# of its units, in the order of the faces. As box units that is almost a millimetre, and costs would not be compared.
 DECIMATION_SCALE = 100.0
 SLIVER = 1e-4  # height of a face over its longest side: below, its normal is noise
 
@@ -102,7 +102,8 @@ def extract(
 
     field:     density above `field.level` is inside.
     grid:      cells along the side of the field's box, at least 16.
-    faces:     faces to keep; a few more remain where fewer would tangle the mesh.
+    faces:     faces to keep; a few more remain where fewer would tangle the mesh, some fewer of an open neck and of a
+               symmetric head, whose caps go in the end.
     neck:      one of NECKS: "closed" by a flat cap, or "open", with one border loop in the cut instead of the cap.
     symmetric: the field is the same on both sides of x = 0, and the mesh shall be too, face for face. Only x >= 0 is
                read. Where halves cannot be joined cleanly, the mended faces may differ.
@@ -617,7 +618,7 @@ def _pieces_by_side(faces: IntArray) -> IntArray:
 
 
 def _border(faces: IntArray) -> tuple[IntArray, IntArray]:
-    """(n,) start and end of each side without a second face, walked against its face, as a face that closes it would."""
+    """(n,) start and end of each side without a second face, walked against its face: so does what closes the hole."""
     start, end = faces.ravel(), np.roll(faces, -1, axis=1).ravel()
     forward, backward = _half_edges(faces)
     open_side = ~np.isin(backward, forward)

@@ -1,4 +1,4 @@
-"""CPU seconds and memory of PanoHead's sizes: the second part of `make bench`.
+"""CPU seconds and memory of PanoHead's sizes: the third part of `make bench`.
 
 Two heads are measured. One has its weights filled by the rule of the parity tests; it tells what synthesis, dense
 density and pictures cost, which depends on sizes alone. Its surface is noise, however, so coarse-to-fine extraction is
@@ -96,7 +96,7 @@ class Table:
         self.rows.append(row)
         wall = "" if row.wall_s is None else f"{row.wall_s:9.2f}"
         limit = "" if row.limit is None else f"{row.limit:g}{'' if row.kept else '  BROKEN'}"
-        number = f"{row.value:.1e}" if row.unit == "box units" else f"{row.value:.2f}"
+        number = f"{row.value:.1e}" if row.unit == "box units" else f"{row.value:.{3 if row.unit == 'mm' else 2}f}"
         print(f"{row.name:<42}{number:>10} {row.unit:<10}{wall:>9}  {limit}", flush=True)
 
     @contextmanager
@@ -107,11 +107,11 @@ class Table:
         cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
         self.add(Row(name, cpu, "CPU s", limit_s, wall))
 
-    def add_memory(self) -> None:
+    def add_memory(self, limit_mb: float) -> None:
         """The most this process has held so far."""
         peak_mb = pipeline.peak_memory_mb()
         if peak_mb is not None:
-            self.add(Row("peak memory", peak_mb, "MB", MEMORY_LIMIT_MB))
+            self.add(Row("peak memory", peak_mb, "MB", limit_mb))
 
     @property
     def kept(self) -> bool:
@@ -302,7 +302,7 @@ def main() -> int:
     with table.timed("fitting a head to measure on"):
         tri_grid = fit_head(generator, starter_distance(ASTRONAUT))
     mesh = measure_extraction(table, generator, tri_grid, compared=256, grids=(256, 512))
-    table.add_memory()
+    table.add_memory(MEMORY_LIMIT_MB)
     if given.picture:
         clay_views(mesh, 384).save(given.picture)
     return int(not table.kept)

@@ -85,7 +85,8 @@ def test_the_report_holds_what_it_promises(report, small):
     assert len(report["model"]["sha256"]) == 64
     assert report["latents"] == {"found_by": "encoders", "steps": 0, "colour_loss": None, "mask_loss": None}
     assert all(seconds >= 0 for seconds in report["seconds"].values())
-    assert report["mesh"]["watertight"] and report["mesh"]["openings"] == 0 and abs(report["mesh"]["faces"] - 2000) < 100
+    assert report["mesh"]["watertight"] and report["mesh"]["openings"] == 0
+    assert abs(report["mesh"]["faces"] - 2000) < 100
     assert report["portrait"]["faces_found"] == 1 and report["portrait"]["landmark_score"] > 0.9
 
 
@@ -216,7 +217,8 @@ def test_an_open_neck_goes_all_the_way_to_the_file(astronaut, models, small, tmp
     assert not opened["mesh"]["watertight"] and opened["mesh"]["openings"] == 1
     assert opened["mesh"]["height_m"] == pytest.approx(report["mesh"]["height_m"], rel=0.005)
     assert opened["camera"]["head_from_mesh"] == report["camera"]["head_from_mesh"]
-    for measure, tolerance in (("matte_iou", 0.02), ("visible_share", 0.05)):  # the outline is mirrored too, the cap gone
+    # The outline may be mirrored too, and the cap was part of the surface.
+    for measure, tolerance in (("matte_iou", 0.02), ("visible_share", 0.05)):
         assert opened["quality"][measure] == pytest.approx(report["quality"][measure], abs=tolerance)
     whole = trimesh.load_mesh(tmp_path / "out" / "head.glb", process=False)
     whole.merge_vertices(merge_tex=True, merge_norm=True)
