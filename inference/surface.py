@@ -37,6 +37,7 @@ DECIMATION_TRIES = 4
 # What decimation is given is this many times larger: its first round collapses every side that costs less than 1.5e-3
 # of its units, in the order of the faces. As box units that is almost a millimetre, and costs would not be compared.
 DECIMATION_SCALE = 100.0
+UNFOLDING_ROUNDS = 8  # of smoothing folded faces; most lie flat after two
 SLIVER = 1e-4  # height of a face over its longest side: below, its normal is noise
 
 
@@ -120,7 +121,7 @@ def extract(
     else:
         mesh = decimate(dense, faces, lattice.cell)
     progress(0.9, "Cleaning the surface")
-    mesh = _project_onto_level(mesh, field, lattice)
+    mesh = unfold(_project_onto_level(mesh, field, lattice))
     if partner is not None:
         mesh = _made_symmetric(mesh, partner)
     if neck == "open":
@@ -507,6 +508,37 @@ def _project_onto_level(mesh: Mesh, field: DensityField, lattice: Lattice) -> Me
         if not len(undo):
             return Mesh(moved, mesh.faces)
         moved[undo] = mesh.vertices[undo]
+
+
+def unfold(mesh: Mesh) -> Mesh:
+    """The mesh with the few faces smoothed that decimation laid back over their neighbours: their normals point inwards.
+
+    Their corners move half way to the mean of the vertices around them, again and again while it helps; those in the cut
+    stay in it. What would leave a sliver is not done.
+    """
+    for _ in range(UNFOLDING_ROUNDS):
+        crosses = _face_crosses(mesh.vertices, mesh.faces)
+        corners = mesh.faces.ravel()
+        pulls = np.repeat(crosses, 3, axis=0)
+        count = len(mesh.vertices)
+        normals = np.stack([np.bincount(corners, pulls[:, axis], count) for axis in range(3)], axis=1)
+        folded = (np.einsum("fci,fi->fc", normals[mesh.faces], crosses) < 0).any(axis=1)
+        moving = np.zeros(count, dtype=bool)
+        moving[mesh.faces[folded]] = True
+        moving &= mesh.vertices[:, 1] > mesh.vertices[:, 1].min()
+        if not moving.any():
+            break
+        # Around a vertex inside the surface, each neighbour follows it in exactly one face.
+        start, end = corners, np.roll(mesh.faces, -1, axis=1).ravel()
+        start, end = start[moving[start]], end[moving[start]]
+        beside = np.maximum(np.bincount(start, minlength=count), 1)[:, None]
+        means = np.stack([np.bincount(start, mesh.vertices[end, axis], count) for axis in range(3)], axis=1) / beside
+        vertices = np.where(moving[:, None], (mesh.vertices + means) / 2, mesh.vertices)
+        smoothed = Mesh(vertices, mesh.faces)
+        if _slivers(smoothed).any():
+            break
+        mesh = smoothed
+    return mesh
 
 
 def _made_symmetric(mesh: Mesh, partner: IntArray) -> Mesh:

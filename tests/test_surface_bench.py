@@ -7,15 +7,15 @@ import pytest
 
 from inference.surface import Mesh
 from tests.full_size_bench import Table
-from tests.inference.analytic_fields import AnalyticField, head_on_neck
+from tests.inference.analytic_fields import AnalyticField, sphere
 from tests.surface_bench import measure_surface, needles_per_cent
 
 
-def test_every_figure_is_a_row_and_a_known_head_keeps_its_promises() -> None:
+def test_every_figure_is_a_row_and_a_ball_keeps_its_promises() -> None:
     table = Table()
-    measure_surface(table, AnalyticField(head_on_neck()), 64, (64,), (10_000,))
+    measure_surface(table, AnalyticField(sphere(0.24)), 64, (96,), (10_000,))
     names = [row.name for row in table.rows]
-    assert names[0] == "surface at 64^3" and names[-1] == "coarse to fine against dense at 64^3"
+    assert names[0] == "surface at 96^3" and names[-1] == "coarse to fine against dense at 64^3"
     assert len(names) == len(set(names)) == 7
     assert table.kept and table.rows[-1].value < 1e-7
 

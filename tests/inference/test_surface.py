@@ -26,6 +26,7 @@ from inference.surface import (
     open_neck,
     repair,
     sample_near_surface,
+    unfold,
     vertex_normals,
 )
 
@@ -270,3 +271,23 @@ def test_a_neck_as_a_pipe_is_opened_outside_and_closed_inside() -> None:
 
 def test_a_ball_that_never_reaches_the_cut_has_no_neck_to_open(ball: Mesh) -> None:
     assert open_neck(ball) is ball
+
+
+def test_a_vertex_laid_over_its_neighbours_is_brought_back(ball: Mesh) -> None:
+    def outward(mesh: Mesh) -> np.ndarray:
+        corners = mesh.vertices[mesh.faces]
+        normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+        return np.einsum("fi,fi->f", normals, corners.mean(axis=1)) > 0
+
+    strayed = ball.vertices.copy()
+    vertex = int(ball.faces[1000, 0])
+    beside = np.unique(ball.faces[(ball.faces == vertex).any(axis=1)])
+    farthest = beside[np.linalg.norm(strayed[beside] - strayed[vertex], axis=1).argmax()]
+    strayed[vertex] += 1.4 * (strayed[farthest] - strayed[vertex])
+    folded = Mesh(strayed, ball.faces)
+    assert not outward(folded).all()
+    mended = unfold(folded)
+    assert outward(mended).all()
+    np.testing.assert_allclose(np.linalg.norm(mended.vertices, axis=1), 0.2, rtol=0.02)
+    assert (mended.vertices == folded.vertices).all(axis=1).sum() > len(strayed) - 30  # the rest is not touched
+    assert unfold(ball).vertices is ball.vertices
