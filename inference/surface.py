@@ -511,10 +511,10 @@ def _project_onto_level(mesh: Mesh, field: DensityField, lattice: Lattice) -> Me
 
 
 def unfold(mesh: Mesh) -> Mesh:
-    """The mesh with the few faces smoothed that decimation laid back over their neighbours: their normals point inwards.
+    """The mesh with the few faces smoothed that decimation laid back over their neighbours, normals inwards.
 
-    Their corners move half way to the mean of the vertices around them, again and again while it helps; those in the cut
-    stay in it. What would leave a sliver is not done.
+    Their corners move half way to the mean of the vertices around them, again and again while it helps; those in the
+    cut stay in it. What would leave a sliver is not done.
     """
     for _ in range(UNFOLDING_ROUNDS):
         crosses = _face_crosses(mesh.vertices, mesh.faces)
