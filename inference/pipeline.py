@@ -53,7 +53,7 @@ SHARES = {  # CPU seconds of each stage at the default quality, measured: how th
     "stitch": 0.9,
     "refine": 1.0,
     "extract": 2.5,
-    "unwrap": 3.5,
+    "unwrap": 2.5,
     "bake": 2.0,
     "judge": 0.3,
     "preview": 2.1,

@@ -1,24 +1,32 @@
-"""Lay the surface out flat: texture coordinates without overlaps."""
+"""Lay the surface out flat: texture coordinates without overlaps, in few islands that an artist can paint on.
+
+The head is cut behind the ears, at the back and around the neck's cap (`seams`), each part is flattened (`flattening`),
+stood upright and put beside the others (`packing`).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-import xatlas
 from numpy.typing import NDArray
 
+from .flattening import NotFlattened, borders, distortion, flatten, project_flat
+from .packing import enclosed_area, pack
 from .progress import Progress
+from .seams import FACE_REACH, NOSE, Sides, cut_open, face_areas, halves, has_face, head_regions, sewn
 from .surface import Mesh
 
 FloatArray = NDArray[np.floating]
 IntArray = NDArray[np.integer]
+BoolArray = NDArray[np.bool_]
 
-PACKING_SIZE = 1024  # texels along a side of the whole layout, about; finer packing wastes less
-EXPECTED_FILL = 0.5  # share of the layout that islands cover; measured .35 to .42, so the layout comes out larger
-WIDTHS_TRIED = 60
-MAX_PART_FACES = 4000  # half a second, or two on a busy machine; a cancel waits for no more
-PADDING = 6  # texels between islands: 10 at 2048, so the bake pads by 8 without mixing
+PADDING = 6 / 1024  # of the texture's side: 12 texels of 2048 between islands, so the bake pads by 8 without mixing
+FACE_MAGNIFICATION = 1.5  # texels along a length on the island with the face, against the others
+MOST_DISTORTION = 1.5  # symmetric Dirichlet energy, 1 at none: islands that are stretched more are cut again
+MOST_ISLANDS = 12  # from so many on, islands are cut again only where there is no other way
+CLEAR_SLOPE = 0.3  # rise of height across an island from which on it has an upper end
+FLATTENING_SHARE = 0.95  # of the time that unwrapping takes
 
 
 @dataclass(frozen=True)
@@ -36,99 +44,109 @@ class UnwrappedMesh:
     source: IntArray
 
 
+@dataclass(frozen=True)
+class _Island:
+    """A part of the mesh laid flat.
+
+    part:   (f,) which faces of the mesh.
+    faces:  (f, 3) with vertices counted within the island.
+    source: (v,) which vertex of the mesh each is.
+    uv:     (v, 2) u right and v up, box units.
+    """
+
+    part: IntArray
+    faces: IntArray
+    source: IntArray
+    uv: FloatArray
+
+
 def unwrap(mesh: Mesh, progress: Progress) -> UnwrappedMesh:
     """Texture coordinates for a closed mesh.
 
-    The sides of the head are laid out one after the other, then put beside each other: xatlas hears no cancel, and the
-    time it takes for one side grows faster than the number of its faces.
+    The face stands upright and as one sees it from the front; the whole of it is one island, whose texels are finer
+    than those of the others by FACE_MAGNIFICATION: the photo's pixels are there, and the model has less detail.
     """
-    layout = xatlas.PackOptions()
-    layout.padding = PADDING
-    layout.bruteForce = True  # few charts a side: a seventh more of the texture used for little time
-    layout.texels_per_unit = PACKING_SIZE * np.sqrt(EXPECTED_FILL / surface_area(mesh))
-    uv_of_part, faces_of_part, source_of_part, sizes = [], [], [], []
-    parts = sides(mesh)
-    vertices = 0
-    for index, part in enumerate(parts):
-        progress(index / len(parts), "Unwrapping")
-        used, corners = np.unique(mesh.faces[part], return_inverse=True)
-        atlas = xatlas.Atlas()
-        atlas.add_mesh(mesh.vertices[used].astype(np.float32), corners.reshape(-1, 3).astype(np.uint32))
-        atlas.generate(xatlas.ChartOptions(), layout)
-        split, faces, uv = atlas[0]
-        size = np.array([atlas.width, atlas.height])
-        uv_of_part.append(uv * size)
-        sizes.append(size + PADDING)
-        faces_of_part.append(faces.astype(np.int64) + vertices)
-        source_of_part.append(used[split])
-        vertices += len(split)
-    corners_px, side = arrange(np.array(sizes))
-    uv = np.concatenate([(part + corner) / side for part, corner in zip(uv_of_part, corners_px, strict=True)])
-    source = np.concatenate(source_of_part)
-    in_order = np.argsort(np.concatenate(parts))
-    return UnwrappedMesh(Mesh(mesh.vertices[source], np.concatenate(faces_of_part)[in_order]), uv, source)
-
-
-def arrange(sizes: IntArray) -> tuple[FloatArray, float]:
-    """Put rectangles beside each other in the smallest square that this finds.
-
-    sizes:   (n, 2) width and height.
-    Returns: (n, 2) lower corner of each, and the square's side.
-
-    Largest first, each as low as it goes (bottom-left rule), for several widths. xatlas would pack all islands anew,
-    and closer, but now and then lays one on another (add_uv_mesh, 0.0.11).
-    """
-    best: tuple[FloatArray, float] | None = None
-    orders = [
-        np.argsort(-key, kind="stable") for key in (sizes[:, 1], sizes[:, 0], sizes.max(axis=1), sizes.prod(axis=1))
-    ]
-    widest = max(sizes[:, 0].max(), 1.5 * np.sqrt(sizes.prod(axis=1).sum()))  # beyond, the square is too wide anyhow
-    for width in np.linspace(sizes[:, 0].max(), widest, WIDTHS_TRIED):
-        for order in orders:
-            corners = np.zeros(sizes.shape)
-            placed: list[int] = []
-            for index in order:
-                lefts = [0.0, *(corners[other, 0] + sizes[other, 0] for other in placed)]
-                spots = []
-                for left in lefts:
-                    if left + sizes[index, 0] > width and left > 0:
-                        continue
-                    below = [
-                        corners[other, 1] + sizes[other, 1]
-                        for other in placed
-                        if corners[other, 0] < left + sizes[index, 0] and corners[other, 0] + sizes[other, 0] > left
-                    ]
-                    spots.append((max(below, default=0.0), left))
-                corners[index, 1], corners[index, 0] = min(spots)
-                placed.append(index)
-            side = float((corners + sizes).max())
-            if best is None or side < best[1]:
-                best = corners, side
-    assert best is not None
-    return best
-
-
-def surface_area(mesh: Mesh) -> float:
-    """Area of a mesh, square box units."""
-    corners = mesh.vertices[mesh.faces]
-    cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    return float(np.linalg.norm(cross, axis=1).sum() / 2)
-
-
-def sides(mesh: Mesh) -> list[IntArray]:
-    """Indices of the faces on each side of the head: front, back, left, right, top and bottom, large ones halved."""
-    centres = mesh.vertices[mesh.faces].mean(axis=1)
-    outward = centres - (mesh.vertices.min(axis=0) + mesh.vertices.max(axis=0)) / 2
-    axis = np.abs(outward).argmax(axis=1)
-    side = 2 * axis + (np.take_along_axis(outward, axis[:, None], axis=1)[:, 0] > 0)
-    waiting = [np.flatnonzero(side == k) for k in range(6)]
-    done: list[IntArray] = []
+    progress(0.0, "Unwrapping")
+    sides = Sides.of(mesh)
+    regions = head_regions(mesh, sides)
+    waiting: list[IntArray] = [np.flatnonzero(regions == region) for region in range(regions.max() + 1)]
+    islands: list[_Island] = []
+    done = 0
     while waiting:
         part = waiting.pop()
-        if len(part) <= MAX_PART_FACES:
-            done += [part] if len(part) else []
-            continue
-        longest = np.ptp(centres[part], axis=0).argmax()
-        ordered = part[np.argsort(centres[part, longest])]
-        waiting += [ordered[: len(part) // 2], ordered[len(part) // 2 :]]
-    return done
+        # A part may fall into three when it is cut.
+        limit = MOST_DISTORTION if len(islands) + len(waiting) + 3 <= MOST_ISLANDS else np.inf
+        step = _within(progress, done / len(mesh.faces), len(part) / len(mesh.faces))
+        island = _lay_flat(mesh, part, sides, limit, step)
+        if island is None:
+            waiting += halves(mesh, part, sides.inside(part, len(mesh.faces)))
+        else:
+            islands.append(island)
+            done += len(part)
+    places, side = pack(
+        [max((island.uv[line] for line in borders(island.faces)), key=enclosed_area) for island in islands],
+        PADDING,
+        lambda step: progress(FLATTENING_SHARE + (1 - FLATTENING_SHARE) * step, "Unwrapping"),
+    )
+    uv = np.concatenate([island.uv + place for island, place in zip(islands, places, strict=True)]) / side
+    source = np.concatenate([island.source for island in islands])
+    first_vertex = np.cumsum([0, *(len(island.source) for island in islands)])
+    faces = np.empty_like(mesh.faces)
+    for island, first in zip(islands, first_vertex, strict=False):
+        faces[island.part] = island.faces + first
+    uv = np.clip(np.stack([uv[:, 0], 1 - uv[:, 1]], axis=1), 0.0, 1.0)
+    return UnwrappedMesh(Mesh(mesh.vertices[source], faces), uv, source)
+
+
+def _within(progress: Progress, begun: float, share: float) -> Progress:
+    """Progress of one part, which takes a share of the flattening."""
+    return lambda step, label: progress(FLATTENING_SHARE * (begun + share * step), label)
+
+
+def _lay_flat(mesh: Mesh, part: IntArray, sides: Sides, limit: float, progress: Progress) -> _Island | None:
+    """The part as one island, or None where it is closed or its distortion would be more than `limit`."""
+    within = sides.inside(part, len(mesh.faces))
+    if 2 * len(within.face) == 3 * len(part):
+        return None  # closed
+    faces, source = sewn(mesh, part, within.corner)
+    uv = project_flat(mesh.vertices[source], faces)
+    if uv is None:
+        faces, source = cut_open(mesh, part, within)
+        try:
+            uv = flatten(mesh.vertices[source], faces, progress)
+        except NotFlattened:
+            return None
+    vertices = mesh.vertices[source]
+    area = face_areas(Mesh(vertices, faces))
+    if area @ distortion(vertices, faces, uv) > limit * area.sum():
+        return None
+    uv *= np.sqrt(area.sum() / _flat_area(uv, faces))
+    upright_by = np.ones(len(vertices), dtype=bool)
+    if has_face(mesh, part):
+        uv *= FACE_MAGNIFICATION
+        on_face = np.linalg.norm(vertices - NOSE, axis=1) < FACE_REACH
+        upright_by = on_face if on_face.any() else upright_by
+    uv = _upright(uv, vertices, upright_by)
+    return _Island(part, faces, source, uv)
+
+
+def _upright(uv: FloatArray, vertices: FloatArray, where: BoolArray) -> FloatArray:
+    """(v, 2) turned so that the head's up is the picture's up, by the vertices (v, 3) chosen by (v,).
+
+    What lies level, as the neck's cap does, has the front up.
+    """
+    flat = uv[where] - uv[where].mean(axis=0)
+    spread = vertices[where] - vertices[where].mean(axis=0)
+    # How height and depth rise along u and v; at most 1, since lengths are kept.
+    slopes = np.linalg.lstsq(flat, spread[:, 1:], rcond=None)[0]
+    rise = slopes[:, 0] if np.linalg.norm(slopes[:, 0]) > CLEAR_SLOPE else slopes[:, 1]
+    length = np.linalg.norm(rise)
+    if length == 0:
+        return uv
+    cosine, sine = rise[1] / length, rise[0] / length
+    return uv @ np.array([[cosine, sine], [-sine, cosine]])
+
+
+def _flat_area(uv: FloatArray, faces: IntArray) -> float:
+    first, second = uv[faces[:, 1]] - uv[faces[:, 0]], uv[faces[:, 2]] - uv[faces[:, 0]]
+    return float(np.abs(first[:, 0] * second[:, 1] - first[:, 1] * second[:, 0]).sum() / 2)
