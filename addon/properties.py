@@ -184,6 +184,12 @@ class HEADCAST_PG_settings(bpy.types.PropertyGroup):
         name="Seed", description="Another number gives another version of what the photo does not show", min=0
     )
 
+    detail: BoolProperty(
+        name="Hair Detail Behind",
+        description="Carries the photo's fine detail of hair and skin on over the side that it does not show",
+        default=DEFAULTS.detail,
+    )
+
     def options(self) -> Options:
         """The same choices in the engine's words."""
         return Options(
@@ -196,6 +202,7 @@ class HEADCAST_PG_settings(bpy.types.PropertyGroup):
             refinement=self.refinement.lower(),
             neck=self.neck.lower(),
             symmetry=self.symmetry.lower(),
+            detail=self.detail,
         )
 
     def missing_model(self) -> Failed | None:

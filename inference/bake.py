@@ -20,6 +20,7 @@ from scipy.sparse.linalg import splu
 
 from .alignment import AlignedPortrait
 from .camera import project, unproject
+from .detail import surface_detail
 from .facing import Facing, depth_map_of, smoothstep
 from .model_views import ModelViews, ViewPaint
 from .photo import Photo
@@ -107,6 +108,7 @@ def bake(
     texture_size: int,
     progress: Progress,
     views: ModelViews | None = None,
+    detail_seed: int | None = None,
 ) -> TexturedHead:
     """Texture the head from its photo and its model.
 
@@ -116,6 +118,8 @@ def bake(
     field:        the model's colours.
     texture_size: texels along a side.
     views:        the model's own pictures of the head, where it makes some that are sharper than the field's colours.
+    detail_seed:  of the photo's fine detail carried on over the unseen side; None leaves that side smooth, and pictures
+                  of the model have detail of their own.
     """
     progress(0.0, "Finding what the photo shows")
     fine, fine_uv = subdivide(mesh, uv, MAX_PAINT_FACES)
@@ -146,6 +150,22 @@ def bake(
     vertex_values = np.column_stack(on_vertices).astype(np.float32)
     texels_per_crop_px = _texels_per_crop_px(portrait, mesh, uv, texture_size)
     pixels, pixels_from_crop = _photo_pixels(photo, portrait, crop_px, texels_per_crop_px)
+    detail = None
+    if detail_seed is not None and paint is None:
+        smooth = np.empty_like(whole.vertices)
+        smooth[whole_vertex] = matched
+        detail = surface_detail(
+            Mesh(whole.vertices, whole_vertex[fine.faces]),
+            smooth,
+            visibility,
+            crop_px,
+            portrait,
+            pixels,
+            pixels_from_crop,
+            trust_map,
+            detail_seed,
+            lambda done, label: progress(0.35 + 0.05 * done, label),
+        )
     size = (texture_size, texture_size)
     albedo = np.zeros((*size, 3), dtype=np.uint8)
     visibility_map = np.zeros(size, dtype=np.uint8)
@@ -160,6 +180,8 @@ def bake(
             # Soft colours are matched to the photo's; the detail comes on top.
             sharp = paint.colour(values[:, 6:9], values[:, 12:])
             colour += (sharp - values[:, 9:12]) @ tone.matrix.astype(np.float32)
+        if detail is not None:
+            detail.add(colour, cover)
         weight[seen] *= sample_image(trust_map[..., None], on_crop)[:, 0]
         pixel = sample_image(pixels, transform_points(pixels_from_crop, on_crop)) / np.float32(255)
         colour[seen] += weight[seen, None] * (pixel - colour[seen])

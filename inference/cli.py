@@ -54,6 +54,12 @@ def make_parser() -> argparse.ArgumentParser:
         default=defaults.symmetry,
         help="both sides alike: off, average of both, or mirror the one seen better (default: %(default)s)",
     )
+    job.add_argument(
+        "--detail",
+        action=argparse.BooleanOptionalAction,
+        default=defaults.detail,
+        help="carry the photo's fine detail of hair and skin on over the unseen side (default: %(default)s)",
+    )
     add_convert(commands)
     look = commands.add_parser(
         "doctor",

@@ -31,6 +31,7 @@ class Options:
     refinement: str = "fast"  # off, fast or best: effort spent on fitting the head to its photo
     neck: str = "closed"  # closed by a flat cap, or open: one border loop, for joining to a body
     symmetry: str = "off"  # off; average: both sides alike, half way between; mirror: the side the photo shows better
+    detail: bool = True  # whether the photo's fine detail of hair and skin is carried on over what it does not show
 
 
 @dataclass(frozen=True)

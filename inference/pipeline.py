@@ -54,7 +54,7 @@ SHARES = {  # CPU seconds of each stage at the default quality, measured: how th
     "refine": 1.0,
     "extract": 2.5,
     "unwrap": 2.5,
-    "bake": 2.0,
+    "bake": 3.5,
     "judge": 0.3,
     "preview": 2.1,
     "write": 0.5,
@@ -160,7 +160,18 @@ def make_head(photo_path: Path, options: Options, models: Models, stages: Stages
             pictures = look_around(model.generator, whole, inversion.w_plus, portrait.camera, step)
             views = ModelViews(pictures, (lambda points: points) if refinement is None else refinement.place)
     with stages.stage("bake", "Painting the skin") as step:
-        head = bake(unwrapped.mesh, unwrapped.uv, portrait, photo, field, options.texture, step, views)
+        detail_seed = options.seed if options.detail else None
+        head = bake(
+            unwrapped.mesh,
+            unwrapped.uv,
+            portrait,
+            photo,
+            field,
+            options.texture,
+            step,
+            views,
+            detail_seed=detail_seed,
+        )
     with stages.stage("judge", "Comparing with the photo"):
         quality = Quality(
             visible_share(head.mesh, head.visibility),
