@@ -1,12 +1,12 @@
 """Fine detail for what the photo does not show: its own hair and skin, carried on over the surface.
 
-A model's colours are smooth, so behind the border of the photo's pixels hair looks like lacquer. What the photo shows of
-hair and skin, less its own low frequencies, is laid over the unseen side in patches that follow the flow of the hair. A
-patch is a window onto the photo: each vertex knows where in the photo it looks through the patches that reach it, so
-the synthesis lives on the surface and knows of no texture coordinates or seams. Where patches meet they are blended as
-Gaussian noise, which keeps the contrast, and the histogram of the photo's detail is put back afterwards: tiling and
-blending (Heitz and Neyret, "High-performance by-example noise using a histogram-preserving blending operator", 2018)
-on patches laid as in lapped textures (Praun et al., SIGGRAPH 2000).
+A model's colours are smooth, so behind the border of the photo's pixels hair looks like lacquer. What the photo shows
+of hair and skin, less its own low frequencies, is laid over the unseen side in patches that follow the flow of the
+hair. A patch is a window onto the photo: each vertex knows where in the photo it looks through the patches that reach
+it, so the synthesis lives on the surface and knows of no texture coordinates or seams. Where patches meet they are
+blended as Gaussian noise, which keeps the contrast, and the histogram of the photo's detail is put back afterwards:
+tiling and blending (Heitz and Neyret, "High-performance by-example noise using a histogram-preserving blending
+operator", 2018) on patches laid as in lapped textures (Praun et al., SIGGRAPH 2000).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ EVIDENCE_LIMIT = 6.0  # logits that a colour alone may speak for or against hair
 
 # Where hair grows, head frame
 BROW_Y = 0.03
-SCALP_LOGIT, NECK_LOGIT = 2.0, -6.0
+SCALP_LOGIT, NECK_LOGIT = 3.0, -10.0
 NAPE_Y = -0.13  # where short hair ends behind
 LONG_Y = -0.27  # hair that is seen down to here may go on to the shoulders
 NO_END_Y = -0.5  # below the neck's cut
@@ -69,10 +69,12 @@ OUTLIER = 1.5  # ranges between quartiles: what differs more is an edge or a gli
 DARKEST = 0.03  # sRGB added below when lightness is divided: black hair's noise stays noise
 QUANTILES = 255  # nodes of the histogram
 PATTERN = np.stack(np.meshgrid(np.linspace(-1.5, 1.5, 7), np.linspace(-1.5, 1.5, 5)), axis=-1).reshape(-1, 2)
+FAINTEST = 0.005  # strength of detail that is worth painting: a tenth of a step of 1/255
 NEAREST_PATCHES = 18  # looked at around each vertex; three or four of them count
 SMALLEST_WEIGHT = 0.12  # of a patch against the strongest one at a place: below, it does not count
 FEWEST_SOURCES = 40  # vertices that show a material plainly: fewer are no example
 ENOUGH_SOURCES = 250  # from here on the example is fully believed
+EXAMPLE = 0.5  # how plainly a vertex shows a material that it is an example of
 SEEN_PLAINLY = (0.3, 0.7)  # visibility between which a vertex becomes an example
 MOST_TURN = 1 / (50 * MM)  # radians for each box unit, of the flow's direction in a patch
 
@@ -120,14 +122,13 @@ class Exemplar:
     picture:   (h, w) float32, relative lightness as a score of the standard normal distribution.
     from_crop: (3, 3) crop pixels to its pixels.
     share:     (s, s) float32, for each crop pixel whether it shows the material, 0 to 1.
-    scores, lightness: (q,) which score stands for which relative lightness, whose mean is 0.
+    lightness: (q,) relative lightness that equal shares of the pixels stay below, ascending; their mean is 0.
     tint:      (3,) change of each channel for a change of lightness by 1.
     """
 
     picture: NDArray[np.float32]
     from_crop: FloatArray
     share: NDArray[np.float32]
-    scores: FloatArray
     lightness: FloatArray
     tint: FloatArray
 
@@ -139,15 +140,22 @@ class Layer:
     strength: (v,) how much of the detail each vertex gets, 0 to 1.
     start:    (f + 1,) the windows of face i are start[i] to start[i + 1].
     windows:  (e, 3, 3) float32, for each corner of the face x, y in the exemplar's picture and the patch's weight.
+    quantiles: (q,) scores that equal shares of the surface stay below: they stand for the exemplar's `lightness`.
     """
 
     exemplar: Exemplar
     strength: NDArray[np.float32]
     start: IntArray
     windows: NDArray[np.float32]
+    quantiles: FloatArray
 
     def lightness(self, face: IntArray, barycentric: NDArray[np.float32]) -> NDArray[np.float32]:
         """(n,) relative lightness at points given by face (n,) and weights of its corners (n, 3)."""
+        scores = self.scores(face, barycentric)
+        return np.interp(scores, self.quantiles, self.exemplar.lightness).astype(np.float32)
+
+    def scores(self, face: IntArray, barycentric: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(n,) the same as scores of the standard normal distribution, about."""
         total = np.zeros(len(face), np.float32)
         squared = np.zeros(len(face), np.float32)
         first, count = self.start[face], self.start[face + 1] - self.start[face]
@@ -161,8 +169,7 @@ class Layer:
             squared[chosen] += weight**2
             rank += 1
             chosen = chosen[count[chosen] > rank]
-        scores = total / np.sqrt(np.maximum(squared, np.float32(1e-12)))
-        return np.interp(scores, self.exemplar.scores, self.exemplar.lightness).astype(np.float32)
+        return total / np.sqrt(np.maximum(squared, np.float32(1e-12)))
 
 
 @dataclass(frozen=True)
@@ -216,13 +223,13 @@ def surface_detail(
     unseen = 1 - visibility
     random = np.random.default_rng(seed)
     flow = Flow.of(surface, normals, seen_hair, crop_px, portrait, hair_share)
-    layers = []
+    layers: list[Layer] = []
     skin = (1 - hair) * look.skin(colour)
     for material, share, seen, here in ((HAIR, hair_share, seen_hair, hair), (SKIN, skin_share, seen_skin, skin)):
         progress(0.3 + 0.3 * len(layers), "Carrying on hair and skin")
-        enough = float(smoothstep(np.array([seen.sum()]), FEWEST_SOURCES, ENOUGH_SOURCES)[0])
+        enough = smoothstep(np.array([(seen > EXAMPLE).sum()]), FEWEST_SOURCES, ENOUGH_SOURCES)[0]
         strength = material.strength * enough * here * (unseen > 1e-3)
-        if strength.max() < 0.01:
+        if strength.max() <= FAINTEST:
             continue
         if material is HAIR:
             material = fitted(HAIR, share, seen, flow, portrait)
@@ -289,6 +296,10 @@ class Look:
         return ((colour - np.clip(shade, darkest, BRIGHTEST)[:, None] * self.skin_colour) ** 2).sum(axis=1)
 
 
+def _far(one: FloatArray, other: FloatArray) -> float:
+    return float(np.linalg.norm(one - other))
+
+
 def _hair_end(hanging: FloatArray) -> float:
     """The height at which hair ends on one side, head frame, of the heights (n,) at which the photo shows it hang."""
     end = float(np.quantile(hanging, 0.05)) if len(hanging) > FEWEST_SOURCES else NAPE_Y
@@ -310,10 +321,13 @@ def find_materials(
         (centres[:, None] - y) ** 2 + (centres - x) ** 2 < (SKIN_DISC * eyes_px) ** 2
         for x, y in points[list(SKIN_LANDMARKS)]
     ]
-    tones = np.array([np.median(colour[disc], axis=0) if disc.any() else np.full(3, np.inf) for disc in discs])
-    middle = np.median(tones, axis=0)
-    bare = [disc for disc, tone in zip(discs, tones, strict=True) if np.linalg.norm(tone - middle) < SKIN_TOLERANCE]
+    discs = [disc for disc in discs if disc.any()]
+    tones = np.array([np.median(colour[disc], axis=0) for disc in discs])
+    bare = [
+        disc for disc, tone in zip(discs, tones, strict=True) if _far(tone, np.median(tones, axis=0)) < SKIN_TOLERANCE
+    ]
     skin = np.any(bare, axis=0) if bare else np.zeros((side, side), bool)
+    skin_colour = np.median(colour[skin], axis=0) if skin.any() else np.zeros(3)
     face = face_region(portrait.landmarks, side)
     brows_px = points[[105, 334], 1].min()
     brows_row = max(0, int(brows_px))
@@ -324,7 +338,7 @@ def find_materials(
     around = beside & (trust > 0.9) & (rows < points[[33, 263], 1].mean())
     if not skin.any() or around.sum() < FEWEST_SOURCES:
         nothing = np.zeros((side, side), np.float32)
-        return nothing, skin.astype(np.float32) * trust, nothing, Look(np.zeros(3), np.zeros(3), 0.0)
+        return nothing, skin * trust, nothing, Look(skin_colour, skin_colour, 0.0)
     # Skin also lies in the shade, or shines.
     tones = np.concatenate([colour[skin] * shade for shade in SKIN_SHADES])
     hair_count, skin_count = _histogram(colour[around]), _histogram(np.clip(tones, 0, 1))
@@ -334,9 +348,8 @@ def find_materials(
     coloured = smoothstep(share, *CLEARLY_HAIR) * trust
     hair = coloured * beside
     sure = hair > 0.8
-    skin_colour = np.median(colour[skin], axis=0)
     hair_colour = np.median(colour[sure], axis=0) if sure.any() else skin_colour
-    apart = float(smoothstep(np.array([np.linalg.norm(hair_colour - skin_colour)]), *TELLING_DISTANCE)[0])
+    apart = float(smoothstep(np.array([_far(hair_colour, skin_colour)]), *TELLING_DISTANCE)[0])
     skin_map = ndimage.gaussian_filter((skin & ~sure).astype(np.float32), 1.0) * trust
     # What hangs together with the hair above, so that a dark coat is not long hair.
     chin_px = points[152, 1]
@@ -345,7 +358,7 @@ def find_materials(
     hanging[brows_row:, columns[0] : columns[-1] + 1] = False  # beards, and what is below them
     pieces = ndimage.label(hanging)[0]
     fall = (hanging & np.isin(pieces, np.unique(pieces[sure & hanging]))).astype(np.float32)
-    return (apart * hair).astype(np.float32), skin_map.astype(np.float32), fall, Look(hair_colour, skin_colour, apart)
+    return hair.astype(np.float32), skin_map.astype(np.float32), fall, Look(hair_colour, skin_colour, apart)
 
 
 def exemplar_of(
@@ -377,22 +390,18 @@ def exemplar_of(
     low_luma = cut(Image.fromarray((low @ LUMA).astype(np.float32)), np.eye(3))
     luma = cut(Image.fromarray(pixels).convert("L"), pixels_from_crop) / 255
     change = np.clip((luma - low_luma) / (low_luma + DARKEST), -material.most, material.most)
-    inside = cut(Image.fromarray(share), np.eye(3)) > 0.8
-    if inside.sum() < QUANTILES:
-        inside = np.ones_like(inside)
-    nodes = (np.arange(QUANTILES) + 0.5) / QUANTILES
-    scores = ndtri(nodes)
+    inside = cut(Image.fromarray(share), np.eye(3)) > 0.5
     low_quartile, high_quartile = np.quantile(change[inside], [0.25, 0.75])
     limit = OUTLIER * max(high_quartile - low_quartile, 1e-3)
     change = np.clip(change, -limit, limit)
-    lightness = np.quantile(change[inside], nodes)
-    picture = np.interp(change, lightness, scores).astype(np.float32)
+    lightness = np.quantile(change[inside], _nodes())
+    picture = np.interp(change, lightness, ndtri(_nodes())).astype(np.float32)
 
-    shown = share > 0.8
+    shown = share > 0.5
     relative = (colour - low)[shown] / (low[shown] + DARKEST)
     grey = ((colour - low) @ LUMA)[shown] / ((low @ LUMA)[shown] + DARKEST)
     tint = np.clip(grey @ relative / max(float(grey @ grey), 1e-9), *TINT)
-    return Exemplar(picture, from_crop, share, scores, lightness - lightness.mean(), tint)
+    return Exemplar(picture, from_crop, share, lightness - lightness.mean(), tint)
 
 
 @dataclass(frozen=True)
@@ -404,7 +413,8 @@ class Flow:
     whorl:    (3,) head frame.
     places:   (m, 3) where the photo tells; turns (m,) complex, exp(2i angle) from the growth to the strands there,
               less 1, times weights (m,).
-    measured: (v,) complex, exp(2i angle) of the strands at each vertex, times how clear they are; 0 where none are seen.
+    measured: (v,) complex, exp(2i angle) of the strands at each vertex, times how clear they are; 0 where none is
+              seen.
     """
 
     whorl: FloatArray
@@ -503,14 +513,15 @@ def lay_patches(
     """Cover the vertices of a positive strength (v,) with patches; seen (v,) says which vertices may be examples."""
     side = len(exemplar.share)
     vertices = surface.vertices
-    covered = np.flatnonzero(strength > 0.005)
+    # With the vertices around, whose strength is 0: patches go on to the far side of the faces at the border.
+    covered = np.unique(surface.faces[(strength[surface.faces] > FAINTEST).any(axis=1)])
     sigma = np.array([material.along_mm, material.across_mm]) * MM
     flow_along, flow_across = flow.frame(vertices[covered], normals[covered])
     centres = _spread_out(vertices[covered], flow_along, flow_across, sigma, random)
     anchors = covered[centres]
 
     # Examples: the surface's frame there, and how a step along it moves in the crop.
-    sources = np.flatnonzero(seen > 0.5)
+    sources = np.flatnonzero(seen > EXAMPLE)
     along, across = flow.strands(surface, normals, sources)
     moves = np.stack(
         [
@@ -538,7 +549,10 @@ def lay_patches(
     reach = 2.5 * material.along_mm * MM
     distance, patch = tree.query(vertices[covered], k=nearest, distance_upper_bound=reach)
     distance, patch = distance.reshape(len(covered), -1), patch.reshape(len(covered), -1)
+    # Weights end before the last patch that is looked at, so that none ends where a neighbour just did not look.
+    within = np.minimum(distance[:, -1], reach)
     vertex, rank = np.nonzero(np.isfinite(distance))
+    fall = (1 - (distance[vertex, rank] / within[vertex]) ** 2) ** 2
     patch = patch[vertex, rank]
     along, across = flow_along[centres], flow_across[centres]
     s, t, turn = _local(vertices[anchors], along, across, patch, vertices[covered[vertex]], flow_along[vertex])
@@ -550,7 +564,7 @@ def lay_patches(
     in_source[:, 1] += source_fan[source] * in_source[:, 0] * in_source[:, 1]
     place = crop_px[sources[source]] + np.einsum("nk,nkx->nx", in_source, moves[source])
     weight = np.exp(-((s / sigma[0]) ** 2 + (t / sigma[1]) ** 2) / 2)
-    weight *= smoothstep(np.einsum("ij,ij->i", normals[covered[vertex]], normals[anchors[patch]]), 0.0, 0.5)
+    weight *= fall * smoothstep(np.einsum("ij,ij->i", normals[covered[vertex]], normals[anchors[patch]]), 0.0, 0.5)
     weight *= sample_image(exemplar.share[..., None], place)[:, 0] ** 2
     strongest = np.zeros(len(covered))
     np.maximum.at(strongest, vertex, weight)
@@ -598,7 +612,16 @@ def _windows(
     middle = corners[..., :2].sum(axis=1) / known.sum(axis=1)[:, None]
     corners[..., :2] = np.where(known[..., None], corners[..., :2], middle[:, None])
     start = np.searchsorted(face, np.arange(len(surface.faces) + 1))
-    return Layer(exemplar, strength.astype(np.float32), start, corners.astype(np.float32))
+    layer = Layer(exemplar, strength.astype(np.float32), start, corners.astype(np.float32), np.zeros(0))
+    # Patches show some of the example more often than the rest. The histogram of what they came to is made the
+    # example's, which also keeps the mean.
+    shown = np.flatnonzero(np.diff(start) > 0)
+    centres = layer.scores(shown, np.full((len(shown), 3), 1 / 3, np.float32))
+    return replace(layer, quantiles=np.quantile(centres, _nodes()))
+
+
+def _nodes() -> FloatArray:
+    return (np.arange(QUANTILES) + 0.5) / QUANTILES
 
 
 def _spread_out(
@@ -672,7 +695,8 @@ def _turning(
     """
     weight = np.exp(-(s**2 + t**2) / (2 * width**2))
     ss, st, tt, sa, ta = (
-        np.bincount(patch, weight * product, patches) for product in (s * s, s * t, t * t, s * turn, t * turn)
+        np.bincount(patch, weight * product, patches).astype(np.float64)
+        for product in (s * s, s * t, t * t, s * turn, t * turn)
     )
     floor = 1e-3 * width**2  # a patch of one vertex does not turn
     ss, tt = ss + floor, tt + floor
