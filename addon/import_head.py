@@ -6,6 +6,7 @@ import json
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,14 @@ import bmesh
 import bpy
 import numpy as np
 from mathutils import Matrix
+from numpy.typing import NDArray
 
 from .material import skin_material
 
 HEAD_NAME = "Head"
 VISIBILITY = "visibility"  # point attribute: 1 where the photo showed the skin, 0 where it is imagined
+FOLDER_KEY = "headcast_folder"  # on head and collection: name of the result folder, no path of this computer
+ALBEDO_KEY = "headcast_albedo"  # on the image that Headcast painted
 GLB_VISIBILITY = "_VISIBILITY"  # glTF wants names of its own invention to begin with an underscore
 
 # glTF's axes (y up, face to +z) to Blender's (z up, face to -y): the turn Blender's own importer makes to the mesh.
@@ -70,8 +74,8 @@ def import_head(context: bpy.types.Context, folder: Path, name: str) -> bpy.type
                 other.objects.unlink(thing)
             collection.objects.link(thing)
         context.scene.collection.children.link(collection)
-        _mark_origin(head, report, name)
-        collection["headcast_folder"] = folder.name
+        mark_origin(head, folder, name)
+        collection[FOLDER_KEY] = folder.name
         _select_only(context, head)
     return collection
 
@@ -168,21 +172,74 @@ def _dress(head: bpy.types.Object, title: str, unit_m: float) -> None:
         raise ValueError(f"{GLB_VISIBILITY} is not one number per vertex")
     attribute.name = VISIBILITY
     plain = mesh.materials[0]
-    albedo = next(node.image for node in plain.node_tree.nodes if node.type == "TEX_IMAGE" and node.image)
+    albedo = albedo_of(plain)
     albedo.name = f"{title} albedo"
     mesh.materials[0] = skin_material(f"{title} skin", albedo, unit_m)
     bpy.data.materials.remove(plain)
 
 
-def _mark_origin(head: bpy.types.Object, report: dict[str, Any], name: str) -> None:
-    """Say on the object itself that this head is synthetic, and how it was made."""
+def mark_origin(head: bpy.types.Object, folder: Path, name: str) -> None:
+    """Say on the object itself that this head is synthetic, how it was made, and which result folder it came from."""
     manifest = Path(__file__).resolve().parent.parent / "blender_manifest.toml"
+    report = json.loads((folder / "head.json").read_text(encoding="utf-8"))
     head["headcast_synthetic"] = True
     head["headcast_version"] = tomllib.loads(manifest.read_text(encoding="utf-8"))["version"]
     head["headcast_model"] = report["model"]["name"]
     head["headcast_model_sha256"] = report["model"]["sha256"]
     head["headcast_photo"] = name
     head["headcast_options"] = json.dumps(report["options"])
+    head[FOLDER_KEY] = folder.name
+
+
+@dataclass(frozen=True)
+class PassingHead:
+    """A result's head while it is read and before it is thrown away.
+
+    points: (v, 3) of the welded mesh, in its own frame. faces: (loops,) vertex of each corner, in order.
+    albedo: its texture, which stays in the file unless `discard` is called.
+    """
+
+    points: NDArray[np.float64]
+    faces: NDArray[np.int32]
+    albedo: bpy.types.Image
+
+    def discard(self) -> None:
+        """Take the texture out of the file too."""
+        bpy.data.images.remove(self.albedo)
+
+
+@contextmanager
+def passing_head(context: bpy.types.Context, folder: Path) -> Iterator[PassingHead]:
+    """What a result folder's head.glb holds. Raises ImportFailed; the file is then as it was."""
+    active, selected = context.view_layer.objects.active, list(context.selected_objects)
+    with _all_or_nothing(context):
+        try:
+            head = _read_mesh(folder / "head.glb")
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ImportFailed(
+                f"The finished head could not be read: {error}", "Try again; if it happens again, report it."
+            ) from error
+        mesh = head.data
+        points, faces = np.empty(3 * len(mesh.vertices), np.float32), np.empty(len(mesh.loops), np.int32)
+        mesh.vertices.foreach_get("co", points)
+        mesh.loops.foreach_get("vertex_index", faces)
+        plain = mesh.materials[0]
+        albedo = albedo_of(plain)
+        albedo.use_fake_user = False
+        bpy.data.objects.remove(head)
+        bpy.data.meshes.remove(mesh)
+        bpy.data.materials.remove(plain)
+        for thing in selected:
+            thing.select_set(True)  # earlier versions of Blender's importer select what they make
+        context.view_layer.objects.active = active
+        yield PassingHead(points.reshape(-1, 3).astype(np.float64), faces, albedo)
+
+
+def albedo_of(material: bpy.types.Material) -> bpy.types.Image:
+    """The texture of the importer's material, marked as Headcast's."""
+    albedo = next(node.image for node in material.node_tree.nodes if node.type == "TEX_IMAGE" and node.image)
+    albedo[ALBEDO_KEY] = True
+    return albedo
 
 
 def _select_only(context: bpy.types.Context, chosen: bpy.types.Object) -> None:

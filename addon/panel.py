@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import bpy
+from bpy.app.translations import pgettext_iface
 
 from ..inference.messages import Reconstruct
 from . import EXTENSION
+from .head_link import selected_head, version_of
 from .preferences import preferences
 from .session import SESSION
 from .widgets import draw_progress, draw_wrapped
@@ -111,4 +113,33 @@ class HEADCAST_PT_mesh(bpy.types.Panel):
             layout.prop(context.scene.headcast, name)
 
 
-CLASSES = (HEADCAST_PT_main, HEADCAST_PT_quality, HEADCAST_PT_mesh)
+class HEADCAST_PT_reuse(bpy.types.Panel):
+    """What can be done with a finished head; nothing without one selected."""
+
+    bl_idname = "HEADCAST_PT_reuse"
+    bl_label = "Selected Head"
+    bl_space_type = "VIEW_3D"
+    bl_region_type = "UI"
+    bl_category = "Headcast"
+    bl_parent_id = HEADCAST_PT_main.bl_idname
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        return selected_head(context) is not None
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout = self.layout
+        head = selected_head(context)
+        layout.enabled = not SESSION.running
+        row = layout.row()
+        row.label(text=f"{pgettext_iface('Version')} {version_of(head)}", translate=False)
+        back = row.operator("headcast.reroll", text="", icon="LOOP_BACK")
+        back.seed = max(version_of(head) - 1, 0)
+        layout.operator("headcast.reroll", icon="FILE_REFRESH")
+        row = layout.row(align=True)
+        row.operator("headcast.rebake", icon="RENDER_STILL")
+        row.operator("headcast.rebake", text="", icon="UV").new_uv = True
+        layout.operator("headcast.rebuild", icon="MOD_REMESH")
+
+
+CLASSES = (HEADCAST_PT_main, HEADCAST_PT_quality, HEADCAST_PT_mesh, HEADCAST_PT_reuse)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bpy
 
-from . import model_operators, operators, panel, preferences, properties, seen_in_photo
+from . import model_operators, operators, panel, preferences, properties, reuse_operators, seen_in_photo
 from .session import SESSION
 
 CLASSES = (
@@ -12,6 +12,7 @@ CLASSES = (
     *preferences.CLASSES,
     *operators.CLASSES,
     *model_operators.CLASSES,
+    *reuse_operators.CLASSES,
     *panel.CLASSES,
 )
 

@@ -109,6 +109,7 @@ def bake(
     progress: Progress,
     views: ModelViews | None = None,
     detail_seed: int | None = None,
+    most_photo: FloatArray | None = None,
 ) -> TexturedHead:
     """Texture the head from its photo and its model.
 
@@ -120,6 +121,7 @@ def bake(
     views:        the model's own pictures of the head, where it makes some that are sharper than the field's colours.
     detail_seed:  of the photo's fine detail carried on over the unseen side; None leaves that side smooth, and pictures
                   of the model have detail of their own.
+    most_photo:   (v,) in [0, 1] share of the photo at each vertex that is not exceeded, however plainly it is seen.
     """
     progress(0.0, "Finding what the photo shows")
     fine, fine_uv = subdivide(mesh, uv, MAX_PAINT_FACES)
@@ -129,6 +131,9 @@ def bake(
     trust_map = matte_trust(portrait.matte, portrait.image)
     depth_map = depth_map_of(mesh, portrait.camera)
     facing = Facing(whole).weight(portrait.camera, depth_map)
+    if most_photo is not None:
+        _, most = subdivide(mesh, most_photo[:, None], MAX_PAINT_FACES)
+        facing = np.minimum(facing, most[np.unique(whole_vertex, return_index=True)[1], 0])
     visibility = facing * sample_image(trust_map[..., None], crop_px)[:, 0]
 
     progress(0.1, "Matching colours")

@@ -1,4 +1,7 @@
-"""Headcast without Blender: `python -m inference reconstruct PHOTO --out DIR`, and `convert` for published weights."""
+"""Headcast without Blender: `python -m inference reconstruct PHOTO --out DIR`, and more.
+
+`rebuild`, `rebake` and `reroll` make a finished head again from its folder; `convert` is for published weights.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,10 @@ import shutil
 import sys
 import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 from .errors import BadOption, HeadcastError, UnexpectedFailure, known_failure
 from .messages import Options
@@ -22,6 +25,19 @@ EXIT_KNOWN = 2
 EXIT_INTERRUPTED = 130  # what shells use for Ctrl-C
 BAR_WIDTH = 24  # characters
 LABEL_WIDTH = 28  # characters; the longest stage name
+SHAPE_OPTIONS = ("grid", "faces", "seed", "refinement", "neck", "symmetry")  # without a say where the mesh is given
+OPTION_HELP = {
+    "model": "name, or a .safetensors file",
+    "device": "auto, cpu, cuda or mps",
+    "grid": "detail of the shape",
+    "faces": "triangles",
+    "texture": "pixels a side",
+    "seed": "which version of what the photo does not show",
+    "refinement": "fit to the photo: off, fast or best",
+    "neck": "closed by a cap, or open",
+    "symmetry": "both sides alike: off, average of both, or mirror the one seen better",
+    "detail": "carry the photo's fine detail of hair and skin on over the unseen side",
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -38,28 +54,8 @@ def make_parser() -> argparse.ArgumentParser:
     job = commands.add_parser("reconstruct", help="make a head from a photo")
     job.add_argument("photo", type=Path, metavar="PHOTO", help="JPEG, PNG, TIFF or WebP with a face")
     job.add_argument("-o", "--out", type=Path, metavar="DIR", required=True, help="folder that appears with the head")
-    defaults = Options()
-    job.add_argument("--model", default=defaults.model, help="name, or a .safetensors file (default: %(default)s)")
-    job.add_argument("--device", default=defaults.device, help="auto, cpu, cuda or mps (default: %(default)s)")
-    job.add_argument("--grid", type=int, default=defaults.grid, help="detail of the shape (default: %(default)s)")
-    job.add_argument("--faces", type=int, default=defaults.faces, help="triangles (default: %(default)s)")
-    job.add_argument("--texture", type=int, default=defaults.texture, help="pixels a side (default: %(default)s)")
-    job.add_argument("--seed", type=int, default=defaults.seed, help="of random choices (default: %(default)s)")
-    job.add_argument(
-        "--refinement", default=defaults.refinement, help="fit to the photo: off, fast or best (default: %(default)s)"
-    )
-    job.add_argument("--neck", default=defaults.neck, help="closed by a cap, or open (default: %(default)s)")
-    job.add_argument(
-        "--symmetry",
-        default=defaults.symmetry,
-        help="both sides alike: off, average of both, or mirror the one seen better (default: %(default)s)",
-    )
-    job.add_argument(
-        "--detail",
-        action=argparse.BooleanOptionalAction,
-        default=defaults.detail,
-        help="carry the photo's fine detail of hair and skin on over the unseen side (default: %(default)s)",
-    )
+    add_options(job)
+    add_reuse(commands)
     add_convert(commands)
     look = commands.add_parser(
         "doctor",
@@ -67,9 +63,44 @@ def make_parser() -> argparse.ArgumentParser:
         description="Look at packages, devices, memory and weights, and make a small head as a test. Sends nothing "
         "anywhere; names no person and no folder, so the text can be sent along with a question.",
     )
+    defaults = Options()
     look.add_argument("--model", default=defaults.model, help="name, or a .safetensors file (default: %(default)s)")
     look.add_argument("--device", default=defaults.device, help="auto, cpu, cuda or mps (default: %(default)s)")
     return parser
+
+
+def add_options(job: argparse.ArgumentParser, without: Container[str] = (), kept: bool = False) -> None:
+    """The flags of `Options` but for some. Of a `kept` head, those that are not given stay as they were."""
+    kept_from = "as the head was made" if kept else "%(default)s"
+    for option in fields(Options):
+        if option.name in without:
+            continue
+        kind: dict[str, Any] = {"type": type(option.default)}
+        if isinstance(option.default, bool):
+            kind = {"action": argparse.BooleanOptionalAction}
+        job.add_argument(
+            f"--{option.name.replace('_', '-')}",
+            default=argparse.SUPPRESS if kept else option.default,
+            help=f"{OPTION_HELP[option.name]} (default: {kept_from})",
+            **kind,
+        )
+
+
+def add_reuse(commands: argparse._SubParsersAction[_Parser]) -> None:
+    """The commands that make a finished head again from its folder, without its photo."""
+    rebuild = commands.add_parser("rebuild", help="make a finished head again, at other options")
+    rebake = commands.add_parser("rebake", help="paint an edited or retopologised mesh that lies on a finished head")
+    reroll = commands.add_parser("reroll", help="another version of what the photo does not show")
+    for job in (rebuild, rebake, reroll):
+        job.add_argument("folder", type=Path, metavar="FOLDER", help="of the finished head")
+        job.add_argument("-o", "--out", type=Path, metavar="DIR", required=True, help="folder that appears")
+    rebake.add_argument(
+        "--mesh", type=Path, metavar="FILE", required=True, help="GLB, OBJ or PLY: metres, +Y up, where the head lies"
+    )
+    reroll.add_argument("--seed", type=int, required=True, help="which version; 0 is the one made by default")
+    add_options(rebuild, kept=True)
+    add_options(rebake, SHAPE_OPTIONS, kept=True)
+    add_options(reroll, {option.name for option in fields(Options)} - {"model", "device"}, kept=True)
 
 
 def add_convert(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -133,7 +164,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bar = ProgressBar(sys.stderr)
     try:
         given = make_parser().parse_args(arguments)
-        run = {"reconstruct": reconstruct, "convert": convert, "doctor": doctor}[given.command]
+        again = dict.fromkeys(("rebuild", "rebake", "reroll"), make_again)
+        run = {"reconstruct": reconstruct, "convert": convert, "doctor": doctor, **again}[given.command]
         return run(given, bar) or 0
     except (KeyboardInterrupt, Cancelled):
         bar.end()
@@ -153,15 +185,38 @@ def reconstruct(given: argparse.Namespace, bar: ProgressBar) -> None:
     bar(0.0, "Starting the engine")
     from . import pipeline  # here, because torch takes seconds to import and --help must not
 
-    options = Options(**{field.name: getattr(given, field.name) for field in fields(Options)})
+    options = Options(**{option.name: getattr(given, option.name) for option in fields(Options)})
     pipeline.check_options(options)
     bar(0.0, "Loading the model")
     models = pipeline.load_models(options.model, options.device)
     report = pipeline.reconstruct(given.photo, given.out, options, models, bar)
+    tell(report, given.out, bar)
+
+
+def make_again(given: argparse.Namespace, bar: ProgressBar) -> None:
+    """The commands rebuild, rebake and reroll; raises what those of `reuse` raise."""
+    bar(0.0, "Starting the engine")
+    from . import pipeline, reuse
+
+    known = {option.name for option in fields(Options)} - ({"seed"} if given.command == "reroll" else set())
+    options, notes = reuse.folder_options(given.folder, {k: v for k, v in vars(given).items() if k in known})
+    bar(0.0, "Loading the model")
+    models = pipeline.load_models(options.model, options.device)
+    if given.command == "rebuild":
+        report = reuse.rebuild(given.folder, given.out, options, models, bar, notes)
+    elif given.command == "rebake":
+        report = reuse.rebake(given.folder, given.mesh, given.out, options, models, bar, notes)
+    else:
+        report = reuse.reroll(given.folder, given.out, given.seed, options, models, bar, notes)
+    tell(report, given.out, bar)
+
+
+def tell(report: Mapping[str, Any], out_dir: Path, bar: ProgressBar) -> None:
+    """Print what a finished head's user should know, and where it is."""
     bar.end()
     for warning in report["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
-    print(given.out / "head.glb")
+    print(out_dir / "head.glb")
 
 
 def convert(given: argparse.Namespace, bar: ProgressBar) -> None:

@@ -140,6 +140,15 @@ class Encoder(nn.Module, ABC):
     def describe(self) -> dict[str, Any]:
         """What a checkpoint must say to rebuild it: plain values, ready for JSON."""
 
+    @property
+    @abstractmethod
+    def average(self) -> Tensor:
+        """W+ of the average head: something that (1, num_ws, w_dim) can be taken from."""
+
+    @abstractmethod
+    def latent(self, given: PortraitInput) -> Tensor:
+        """(n, num_ws, w_dim) the w_plus of `forward` alone."""
+
 
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions with a short cut; the first halves the picture unless stride is 1."""
@@ -351,6 +360,13 @@ class PortraitEncoder(Encoder):
 
     def describe(self) -> dict[str, Any]:
         return self.config.to_dict()
+
+    @property
+    def average(self) -> Tensor:
+        return self.w_avg
+
+    def latent(self, given: PortraitInput) -> Tensor:
+        return self.look(given)[0]
 
     def forward(self, given: PortraitInput, generator: TriPlaneGenerator, seen: SeenPlanes | None = None) -> Inversion:
         """`seen` is used by encoders whose config says that they complete another's planes."""

@@ -114,6 +114,46 @@ class OutputExists(HeadcastError):
     hint = "Choose another name, or add --force to replace it."
 
 
+class HeadFileMissing(HeadcastError):
+    message = "The folder holds no head that can be made again."
+    hint = "Choose the folder of a finished head, with head.json and head.safetensors in it, or reconstruct it anew."
+
+
+class HeadFileDamaged(HeadcastError):
+    message = "What the folder keeps of its head is damaged."
+    hint = "Copy the folder again, or reconstruct the head from its photo."
+
+
+class HeadFileNewer(HeadcastError):
+    message = "The head was made by a newer version of Headcast."
+    hint = "Update Headcast, or reconstruct the head from its photo."
+
+
+class HeadOfOtherModel(HeadcastError):
+    message = "The head was made by another model."
+    hint = "Choose the model that made it, or reconstruct the head from its photo."
+
+
+class NoOtherVersion(HeadcastError):
+    message = "This head's model imagines its unseen side in one way only."
+    hint = "Reconstruct the head with another seed, or with a model that has encoders."
+
+
+class MeshUnreadable(HeadcastError):
+    message = "The file is not a mesh Headcast can read."
+    hint = "Export the mesh as GLB, OBJ or PLY."
+
+
+class MeshFarFromHead(HeadcastError):
+    message = "The mesh does not lie on the head."
+    hint = "Export it where the head lies: in metres, +Y up, face to +Z, origin at the base of the neck."
+
+
+class TextureCoordinatesUnusable(HeadcastError):
+    message = "The mesh's texture coordinates cannot be painted on."
+    hint = "Unwrap the mesh anew without overlaps, or re-bake it with a new UV map."
+
+
 class OutOfMemory(HeadcastError):
     message = "There is not enough memory for this quality."
     hint = "Choose a smaller grid or texture, close other programs, or use the CPU."

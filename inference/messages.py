@@ -1,14 +1,16 @@
 """What Blender and the reconstruction process say to each other: one JSON object a line, in both directions.
 
 Standard library only: the add-on imports this file inside Blender, where nothing else of `inference` may be imported.
-Blender sends Reconstruct, Convert, Cancel and Close. The worker says Ready once, then for each Reconstruct or Convert
-any number of Progress and exactly one answer: Failed, Cancelled, or Done for a head and Converted for a model.
+Blender sends jobs (Reconstruct, Rebuild, Rebake, Reroll, Convert), Cancel and Close. The worker says Ready once, then
+for each job any number of Progress and exactly one answer: Failed, Cancelled, or Done for a head and Converted for a
+model.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeAlias
 
 # Of model files, which both sides read; inference/checkpoints.py tells what is in them.
@@ -41,6 +43,39 @@ class Reconstruct:
     photo: str
     out_dir: str
     options: Options = Options()
+
+
+@dataclass(frozen=True)
+class Rebuild:
+    """Make the head of a result folder again into `out_dir`, with some of its options changed, such as a finer grid."""
+
+    folder: str
+    out_dir: str
+    changes: dict[str, Any] = field(default_factory=dict)  # by names of `Options`
+
+
+@dataclass(frozen=True)
+class Rebake:
+    """Paint a mesh that lies on the head of a result folder.
+
+    own_uv_only: fail where the mesh's texture coordinates cannot be used, rather than unwrap it.
+    """
+
+    folder: str
+    mesh: str
+    out_dir: str
+    changes: dict[str, Any] = field(default_factory=dict)
+    own_uv_only: bool = False
+
+
+@dataclass(frozen=True)
+class Reroll:
+    """Another version of what the photo does not show, on the mesh and texture of a result folder's head."""
+
+    folder: str
+    out_dir: str
+    seed: int
+    changes: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -115,7 +150,8 @@ class Cancelled:
     """The job was given up as asked, and nothing was written."""
 
 
-Job: TypeAlias = Reconstruct | Convert
+Reuse: TypeAlias = Rebuild | Rebake | Reroll
+Job: TypeAlias = Reconstruct | Reuse | Convert
 Outcome: TypeAlias = Done | Converted | Failed | Cancelled  # each job has exactly one
 Message: TypeAlias = Job | Cancel | Close | Ready | Progress | Outcome
 
@@ -133,6 +169,9 @@ WORKER_NOT_STARTED = Failed(
 
 _KINDS: dict[str, type] = {
     "reconstruct": Reconstruct,
+    "rebuild": Rebuild,
+    "rebake": Rebake,
+    "reroll": Reroll,
     "convert": Convert,
     "cancel": Cancel,
     "close": Close,
@@ -144,6 +183,20 @@ _KINDS: dict[str, type] = {
     "cancelled": Cancelled,
 }
 _NAMES = {kind: name for name, kind in _KINDS.items()}
+
+
+def kept_options(values: Mapping[str, Any]) -> tuple[Options, tuple[str, ...]]:
+    """The options of a head made earlier, perhaps by another version, and the names of those this one does not know.
+
+    What is missing came later and has its default. Raises ValueError for a value of another kind than the default's.
+    """
+    kinds = {option.name: type(option.default) for option in fields(Options)}
+    known = {name: value for name, value in values.items() if name in kinds}
+    for name, value in known.items():
+        fits = isinstance(value, kinds[name]) or (kinds[name] is float and isinstance(value, int))
+        if not fits or isinstance(value, bool) != (kinds[name] is bool):
+            raise ValueError(f"the option {name} cannot be {value!r}")
+    return Options(**known), tuple(sorted(set(values) - set(kinds)))
 
 
 class BadMessage(ValueError):

@@ -233,10 +233,17 @@ class PanoHeadEncoder(Encoder):
     def describe(self) -> dict[str, Any]:
         return {"kind": KIND, **self.config.to_dict()}
 
+    @property
+    def average(self) -> Tensor:
+        return self.latent_avg
+
+    def latent(self, given: PortraitInput) -> Tensor:
+        w_plus: Tensor = self.psp_encoder(white_portraits(given.portraits)) + self.latent_avg
+        return w_plus
+
     def forward(self, given: PortraitInput, generator: TriPlaneGenerator, seen: SeenPlanes | None = None) -> Inversion:
         """`seen` is not read: of the published encoders, each works on the portrait alone."""
-        portraits = white_portraits(given.portraits)
-        w_plus = self.psp_encoder(portraits) + self.latent_avg
+        portraits, w_plus = white_portraits(given.portraits), self.latent(given)
         base = generator.synthesise_planes(w_plus)
         rendered = self.look_back(generator, w_plus, base, given.cameras)
         pictures = [rendered, portraits - rendered]

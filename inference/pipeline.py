@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
+from . import head_file
 from .alignment import AlignedPortrait, align
 from .bake import TexturedHead, bake
 from .checkpoints import HeadModel
@@ -23,6 +25,8 @@ from .errors import BadOption, DeviceUnavailable, OutOfMemory, is_out_of_memory
 from .face_networks import FACE_WEIGHTS_FOLDER, FaceNetworks, load_face_networks
 from .field import Field
 from .gltf import write_glb
+from .head_file import FinishedMesh
+from .head_source import HeadSource, UnseenSide, kept_precision, part_of_photo, version_planes
 from .job_folder import check_writable, whole_folder
 from .messages import Options
 from .model_views import ModelViews, look_around
@@ -38,6 +42,7 @@ from .surface import METRES_PER_UNIT, NECKS, Mesh, border_loops, extract, height
 from .symmetry import SYMMETRIES, symmetric
 from .tri_grid import TriGrid
 from .unwrap import unwrap
+from .versions import other_version
 from .w_plus_optimisation import WPlusFit, optimise_w_plus, portrait_target
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -92,6 +97,7 @@ class Reconstruction:
     fit:        of the latents to the portrait by W+ optimisation; None where encoders found them.
     mesh:       closed, or with an open neck; head.mesh is the same with seams for the texture.
     refinement: None where the head was left as the latents gave it.
+    source:     what it was made from, and can be made from again.
     """
 
     photo_size: tuple[int, int]
@@ -101,12 +107,13 @@ class Reconstruction:
     head: TexturedHead
     quality: Quality
     refinement: Refinement | None
+    source: HeadSource
 
 
 def reconstruct(
     photo_path: Path, out_dir: Path, options: Options, models: Models, progress: Progress = silent
 ) -> dict[str, Any]:
-    """Make a head from a photo and write head.glb, head.json, portrait.png and preview.png into `out_dir`.
+    """Make a head from a photo and write it into `out_dir`: head.glb, head.json, head.safetensors and two pictures.
 
     progress: called often with a fraction and a stage's name; what it raises (Cancelled) ends the job.
     Returns:  the content of head.json.
@@ -117,23 +124,46 @@ def reconstruct(
     stages = Stages(shares_of(models.head), progress)
     with memory_shortage_named():
         made = make_head(photo_path, options, models, stages)
-        with stages.stage("preview", "Drawing the preview") as step:
-            preview = preview_sheet(made.head, made.portrait, step)
-        with whole_folder(out_dir) as folder:
-            with stages.stage("write", "Writing the files"):
-                write_glb(made.head, folder / "head.glb")
-                portrait_picture(made.portrait).save(folder / "portrait.png")
-                preview.save(folder / "preview.png")
-            report = make_report(options, models.head, made, stages.seconds)
-            text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
-            (folder / "head.json").write_text(text + "\n", encoding="utf-8")
+        return write_result(made, options, models, stages, out_dir)
+
+
+def write_result(
+    made: Reconstruction,
+    options: Options,
+    models: Models,
+    stages: Stages,
+    out_dir: Path,
+    made_by: str = "reconstruct",
+    notes: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Draw the preview and write a result folder, which appears whole or not at all; returns the report.
+
+    made_by: the command; notes: warnings besides those of `warnings_of`.
+    """
+    with stages.stage("preview", "Drawing the preview") as step:
+        preview = preview_sheet(made.head, made.portrait, step)
+    with whole_folder(out_dir) as folder:
+        with stages.stage("write", "Writing the files"):
+            write_glb(made.head, folder / "head.glb")
+            portrait_picture(made.portrait).save(folder / "portrait.png")
+            preview.save(folder / "preview.png")
+            head = made.head
+            finished = FinishedMesh(head.mesh, head.uv, head.visibility, head.visibility_map)
+            head_file.write(folder, made.source, finished, models.head)
+        report = make_report(options, models.head, made, stages.seconds, made_by, notes)
+        text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
+        (folder / "head.json").write_text(text + "\n", encoding="utf-8")
     return report
 
 
 def make_head(photo_path: Path, options: Options, models: Models, stages: Stages) -> Reconstruction:
     """From photo to textured head, in memory. Raises the errors of errors.py."""
+    return finish(imagine(photo_path, options, models, stages), options, models, stages)
+
+
+def imagine(photo_path: Path, options: Options, models: Models, stages: Stages) -> HeadSource:
+    """From photo to tri-grids: everything that face networks, encoders and optimisation have to say."""
     torch.manual_seed(options.seed)
-    model = models.head
     with stages.stage("align", "Finding the face") as step:
         photo = load_photo(photo_path)
         portrait = align(photo, models.face, step)
@@ -141,44 +171,96 @@ def make_head(photo_path: Path, options: Options, models: Models, stages: Stages
     with stages.stage("encode", "Reading the portrait") as step:
         inversion, fit = invert(portrait, (height, width), models, options.seed, step)
     with stages.stage("stitch", "Imagining the unseen side") as step:
-        whole = complete(inversion, portrait, models, step)
-        # One latent colours the whole head: that of the side the photo shows.
-        field: ColouredField = Field(model.generator, whole, inversion.w_plus[0, -1])
+        visible = TriGrid(kept_precision(inversion.planes[0]), models.head.generator.config.box_side)
+        unseen = imagine_unseen(visible, portrait, models, options.seed, step)
+    part, corner_px = part_of_photo(photo, portrait)
+    return HeadSource(part, corner_px, (height, width), portrait, inversion.w_plus, visible, unseen, fit)
+
+
+def finish(source: HeadSource, options: Options, models: Models, stages: Stages) -> Reconstruction:
+    """From tri-grids to textured head. An earlier fit to the photo is used if its level is the one asked for."""
     with stages.stage("refine", "Fitting the head to the photo") as step:
-        refinement, effort = None, LEVELS[options.refinement]
-        if effort:
-            refinement = refine(field, portrait, (height, width), models.face, effort, step)
-            field = WarpedField(field, refinement)
-        field = symmetric(carve(field, portrait, (height, width)), options.symmetry, portrait.camera)
+        whole = source.whole(models.head.generator)
+        source = fitted(source, whole, options.refinement, models, step)
+        field = field_of(source, whole, options.symmetry, models)
     with stages.stage("extract", "Shaping the surface") as step:
         mesh = extract(field, options.grid, options.faces, step, options.neck, options.symmetry != "off")
     with stages.stage("unwrap", "Unwrapping") as step:
         unwrapped = unwrap(mesh, step)
+    head = paint(unwrapped.mesh, unwrapped.uv, source, whole, field, options, models, stages)
+    return judge(mesh, head, source, field, models, stages)
+
+
+def fitted(source: HeadSource, whole: TriGrid, level: str, models: Models, progress: Progress) -> HeadSource:
+    """The source with its head fitted to the photo by that level of `LEVELS`."""
+    if level == source.level:
+        return source
+    effort = LEVELS[level]
+    if effort is None:
+        return replace(source, refinement=None, level=level)
+    field = _unbent_field(source, whole, models)
+    refinement = refine(field, source.portrait, source.photo_size, models.face, effort, progress)
+    return replace(source, refinement=refinement, level=level)
+
+
+def field_of(source: HeadSource, whole: TriGrid, symmetry: str, models: Models) -> ColouredField:
+    """The head as a function of space: `whole`, bent to its photo and limited to its outline, sides alike or not."""
+    field: ColouredField = _unbent_field(source, whole, models)
+    if source.refinement is not None:
+        field = WarpedField(field, source.refinement)
+    return symmetric(carve(field, source.portrait, source.photo_size), symmetry, source.portrait.camera)
+
+
+def paint(
+    mesh: Mesh,
+    uv: NDArray[np.floating],
+    source: HeadSource,
+    whole: TriGrid,
+    field: ColouredField,
+    options: Options,
+    models: Models,
+    stages: Stages,
+    most_photo: NDArray[np.floating] | None = None,
+) -> TexturedHead:
+    """Texture a mesh that has coordinates (see `bake`), with the model's own pictures where it makes some."""
+    generator, refinement = models.head.generator, source.refinement
     views = None
-    if model.generator.config.superresolution:
+    if generator.config.superresolution:
         with stages.stage("views", "Looking at the head from all sides") as step:
-            pictures = look_around(model.generator, whole, inversion.w_plus, portrait.camera, step)
+            pictures = look_around(generator, whole, source.w_plus, source.portrait.camera, step)
             views = ModelViews(pictures, (lambda points: points) if refinement is None else refinement.place)
     with stages.stage("bake", "Painting the skin") as step:
-        detail_seed = options.seed if options.detail else None
-        head = bake(
-            unwrapped.mesh,
-            unwrapped.uv,
-            portrait,
-            photo,
+        return bake(
+            mesh,
+            uv,
+            source.portrait_of_part,
+            source.photo,
             field,
             options.texture,
             step,
             views,
-            detail_seed=detail_seed,
+            most_photo=most_photo,
+            detail_seed=options.seed if options.detail else None,
         )
+
+
+def judge(
+    mesh: Mesh, head: TexturedHead, source: HeadSource, field: ColouredField, models: Models, stages: Stages
+) -> Reconstruction:
+    """A finished head with its figures; `mesh` is that of the head without seams."""
+    portrait = source.portrait
     with stages.stage("judge", "Comparing with the photo"):
         quality = Quality(
             visible_share(head.mesh, head.visibility),
             matte_iou(mesh, portrait.camera, portrait.matte),
             landmark_nme(mesh, field, portrait, models.face),
         )
-    return Reconstruction((height, width), portrait, fit, mesh, head, quality, refinement)
+    return Reconstruction(source.photo_size, portrait, source.fit, mesh, head, quality, source.refinement, source)
+
+
+def _unbent_field(source: HeadSource, whole: TriGrid, models: Models) -> Field:
+    # One latent colours the whole head: that of the side the photo shows.
+    return Field(models.head.generator, whole, source.w_plus[0, -1])
 
 
 def invert(
@@ -194,30 +276,42 @@ def invert(
         target = portrait_target(portrait, photo_size, generator.config.render_resolution, models.device)
         return optimise_w_plus(generator, target, seed, progress)
     with torch.no_grad():
-        return encoder(_given(portrait, models, encoder), generator), None
+        return encoder(encoder_input(portrait, models, encoder), generator), None
 
 
-def complete(inversion: Inversion, portrait: AlignedPortrait, models: Models, progress: Progress) -> TriGrid:
-    """The inverted head, with what the photo does not show from the occluded encoder."""
-    visible = _tri_grid(inversion, models)
+def imagine_unseen(
+    visible: TriGrid, portrait: AlignedPortrait, models: Models, seed: int, progress: Progress
+) -> UnseenSide | None:
+    """What the photo does not show, from the occluded encoder; None of a model without one."""
     encoder, generator = models.head.occluded, models.head.generator
     if encoder is None:
         # Optimised latents have moved the generator's own head as a whole, so nothing is to be stitched.
-        return visible
+        return None
     seen = seen_surface(generator, visible, portrait.camera, lambda done, label: progress(0.5 * done, label))
     known = SeenPlanes(visible.planes[None], seen.cells[None])
+    given = encoder_input(portrait, models, encoder)
     with torch.no_grad():
-        occluded = _tri_grid(encoder(_given(portrait, models, encoder), generator, known), models)
+        imagined = encoder(given, generator, known)
+    planes = kept_precision(imagined.planes[0])
+    # Of every version the mask is that of the first: what counts as seen must not depend on the seed.
     mask = occlusion_mask(
-        generator, seen, occluded, portrait.camera, lambda done, label: progress(0.5 + 0.5 * done, label)
+        generator,
+        seen,
+        TriGrid(planes, visible.box_side),
+        portrait.camera,
+        lambda done, label: progress(0.5 + 0.5 * done, label),
     )
-    return stitch(visible, occluded, mask)
+    return UnseenSide(planes, mask, imagined.w_plus, other_version(imagined.w_plus, seed, given, encoder), seed)
 
 
 def whole_tri_grid(portrait: AlignedPortrait, photo_size: tuple[int, int], models: Models, seed: int) -> TriGrid:
     """From portrait to the tri-grid of the whole head."""
     inversion, _ = invert(portrait, photo_size, models, seed, silent)
-    return complete(inversion, portrait, models, silent)
+    visible = TriGrid(kept_precision(inversion.planes[0]), models.head.generator.config.box_side)
+    unseen = imagine_unseen(visible, portrait, models, seed, silent)
+    if unseen is None:
+        return visible
+    return stitch(visible, TriGrid(version_planes(unseen, models.head.generator), visible.box_side), unseen.mask)
 
 
 def shares_of(model: HeadModel) -> dict[str, float]:
@@ -230,15 +324,12 @@ def shares_of(model: HeadModel) -> dict[str, float]:
     return shares
 
 
-def _given(portrait: AlignedPortrait, models: Models, encoder: Encoder) -> PortraitInput:
+def encoder_input(portrait: AlignedPortrait, models: Models, encoder: Encoder) -> PortraitInput:
+    """The portrait as an encoder looks at it."""
     template, size = models.face.template.points_head, encoder.input_size
     return portrait_input(
         portrait.image, portrait.matte, portrait.landmarks, portrait.camera, template, size, models.device
     )
-
-
-def _tri_grid(made: Inversion, models: Models) -> TriGrid:
-    return TriGrid(made.planes[0], models.head.generator.config.box_side)
 
 
 def portrait_picture(portrait: AlignedPortrait) -> Image.Image:
@@ -248,13 +339,19 @@ def portrait_picture(portrait: AlignedPortrait) -> Image.Image:
 
 
 def make_report(
-    options: Options, model: HeadModel, made: Reconstruction, seconds: Mapping[str, float]
+    options: Options,
+    model: HeadModel,
+    made: Reconstruction,
+    seconds: Mapping[str, float],
+    made_by: str = "reconstruct",
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """What head.json says. Lengths are metres, matrices are lists of rows, angles degrees."""
     portrait, mesh, head, quality = made.portrait, made.mesh, made.head, made.quality
     to_metres = metres_from_head()
     return {
         "synthetic": True,
+        "made_by": made_by,
         "model": {"name": model.name, "sha256": model.sha256},
         "options": asdict(options),
         "portrait": asdict(portrait.pose),
@@ -280,7 +377,7 @@ def make_report(
         },
         "seconds": {stage: round(duration, 3) for stage, duration in seconds.items()},
         "peak_memory_mb": peak_memory_mb(),
-        "warnings": warnings_of(made),
+        "warnings": [*warnings_of(made), *notes],
     }
 
 

@@ -32,10 +32,14 @@ from .messages import (
     Failed,
     Job,
     Message,
+    Options,
     Outcome,
     Progress,
     Ready,
+    Rebake,
+    Rebuild,
     Reconstruct,
+    Reuse,
     decode,
     encode,
 )
@@ -59,7 +63,7 @@ class _Job:
 
 
 class Worker:
-    """Answers each Reconstruct and Convert read from `requests` on `answers`, until Close or the end."""
+    """Answers each job read from `requests` on `answers`, until Close or the end."""
 
     def __init__(self, requests: IO[bytes], answers: IO[bytes]) -> None:
         self._requests = requests
@@ -107,6 +111,8 @@ class Worker:
             progress(0.0, "Starting the engine")
             if isinstance(job.request, Convert):
                 return self._convert(job.request, progress)
+            if isinstance(job.request, Reuse):
+                return self._reuse(job.request, progress)
             return self._reconstruct(job.request, progress)
         except JobCancelled:
             return Cancelled()
@@ -117,20 +123,41 @@ class Worker:
             return Failed(failure.message, failure.hint, failure.remedy, log=trace)
 
     def _reconstruct(self, request: Reconstruct, progress: ReportProgress) -> Done:
-        from . import checkpoints, pipeline  # here: torch takes seconds, so under a label, and its absence can be told
+        from . import pipeline  # here: torch takes seconds, so under a label, and its absence can be told
 
         self._engine_runs.set()
+        models = self._models(request.options, progress)
+        report = pipeline.reconstruct(Path(request.photo), Path(request.out_dir), request.options, models, progress)
+        return Done(request.out_dir, report)
+
+    def _reuse(self, request: Reuse, progress: ReportProgress) -> Done:
+        from . import reuse  # here, for the same reason
+
+        self._engine_runs.set()
+        folder, out_dir = Path(request.folder), Path(request.out_dir)
+        options, notes = reuse.folder_options(folder, request.changes)
+        models = self._models(options, progress)
+        if isinstance(request, Rebuild):
+            report = reuse.rebuild(folder, out_dir, options, models, progress, notes)
+        elif isinstance(request, Rebake):
+            mesh, own_uv_only = Path(request.mesh), request.own_uv_only
+            report = reuse.rebake(folder, mesh, out_dir, options, models, progress, notes, own_uv_only)
+        else:
+            report = reuse.reroll(folder, out_dir, request.seed, options, models, progress, notes)
+        return Done(request.out_dir, report)
+
+    def _models(self, options: Options, progress: ReportProgress) -> Models:
+        """The networks, warm from the last head if it had the same model and device."""
+        from . import checkpoints, pipeline
+
         progress(0.0, "Loading the model")
         # A model may have been removed, or another of its name been added, since it was warmed.
-        file = checkpoints.find(request.options.model).stat()
-        which = (request.options.model, request.options.device, file.st_mtime_ns, file.st_size)
+        file = checkpoints.find(options.model).stat()
+        which = (options.model, options.device, file.st_mtime_ns, file.st_size)
         if self._warm is None or self._warm[0] != which:
             self._warm = None  # frees the old networks before the new ones come
-            self._warm = (which, pipeline.load_models(request.options.model, request.options.device))
-        report = pipeline.reconstruct(
-            Path(request.photo), Path(request.out_dir), request.options, self._warm[1], progress
-        )
-        return Done(request.out_dir, report)
+            self._warm = (which, pipeline.load_models(options.model, options.device))
+        return self._warm[1]
 
     def _convert(self, request: Convert, progress: ReportProgress) -> Converted:
         from . import model_copy  # here, for the same reason

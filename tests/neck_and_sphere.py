@@ -20,6 +20,7 @@ HEAD_RADIUS = 0.24  # box units
 NECK_RADIUS = 0.1  # box units
 OUTSIDE = 0.3  # signed distance where the planes end
 PLIABLE_RESOLUTION = 8  # px, up to which a pliable generator's planes follow the latent: its heads stay smooth
+STYLE_SPREAD = 0.5  # of the varied encoders' last layer: latents then lie about one unit from the average
 DISTANCE_GAIN = 0.02  # box units of signed distance by which its surface then moves, and colours in units of their own
 CONFIG = GeneratorConfig(
     z_dim=8,
@@ -107,6 +108,19 @@ def pliable_generator(config: GeneratorConfig = PLIABLE_CONFIG) -> TriPlaneGener
         mapping = generator.backbone.mapping
         mapping.w_avg.copy_(mapping(torch.randn(1000, config.z_dim), None)[:, 0].mean(dim=0))
     return generator.eval().requires_grad_(False)
+
+
+def write_varied_weights(path: Path) -> Path:
+    """Write a model with a pliable generator and encoders without residual: its heads differ by their latents alone."""
+    generator = pliable_generator()
+    visible, occluded = VisibleEncoder(ENCODER, CONFIG, CONFIG.num_ws), OccludedEncoder(ENCODER, CONFIG, CONFIG.num_ws)
+    for encoder in (visible, occluded):
+        zero(encoder.lift)
+        with torch.no_grad():
+            encoder.w_avg.copy_(generator.backbone.mapping.w_avg)
+            encoder.style[-1].weight.normal_(std=STYLE_SPREAD)
+    checkpoints.save(path, generator, visible, occluded, "varied", {"licence": "CC0-1.0"})
+    return path
 
 
 def write_pliable_weights(path: Path) -> Path:

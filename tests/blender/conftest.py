@@ -65,7 +65,9 @@ def part(name: str) -> Any:
 @pytest.fixture(scope="session")
 def job_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished job of a known head."""
-    return write_job_folder(tmp_path_factory.mktemp("job") / "Kopf für Test")
+    folder = tmp_path_factory.mktemp("job")
+    write_job_folder(folder / "another version", version=1)
+    return write_job_folder(folder / "Kopf für Test")
 
 
 @pytest.fixture

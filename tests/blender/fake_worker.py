@@ -28,7 +28,10 @@ from inference.messages import (  # noqa: E402
     Message,
     Progress,
     Ready,
+    Rebake,
+    Rebuild,
     Reconstruct,
+    Reroll,
     decode,
     encode,
 )  # fmt: skip
@@ -61,6 +64,19 @@ for line in sys.stdin.buffer:
             say(Done(message.out_dir, {"warnings": ["2 faces were found; the largest was taken."]}))
         elif how == "fail":
             say(Failed("No face was found in the photo.", "Use a photo where both eyes are visible."))
+        elif how == "die":
+            os._exit(139)
+    elif isinstance(message, Rebuild | Rebake | Reroll):
+        say(Progress(0.5, "Painting the skin"))
+        if how == "done":
+            # The other version that lies beside the prepared one; of a re-bake, with the mesh that was sent.
+            shutil.copytree(prepared.with_name("another version"), message.out_dir)
+            if isinstance(message, Rebake):
+                shutil.copy(message.mesh, message.out_dir)
+            (Path(message.out_dir) / "request.json").write_bytes(encode(message))
+            say(Done(message.out_dir, {"warnings": []}))
+        elif how == "fail":
+            say(Failed("The mesh does not lie on the head.", "Export it where the head lies."))
         elif how == "die":
             os._exit(139)
     elif isinstance(message, Cancel):

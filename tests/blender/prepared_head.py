@@ -19,6 +19,7 @@ AZIMUTH_DEG, ELEVATION_DEG = 30.0, 10.0  # of the photo's camera: any view that 
 TEXTURE = 64  # texels along a side
 CENTRE = np.array([0.0, -0.05, 0.0])  # of the ellipsoid, head frame
 RADII = np.array([0.14, 0.25, 0.18])
+BACK_GROWTH = 1.1  # of another version
 EAR = CENTRE + [0.2, 0.0, 0.0]  # the marker at the subject's left ear
 NOSE = CENTRE + [0.0, 0.0, 0.26]
 
@@ -37,8 +38,10 @@ def camera() -> Camera:
     return orbit_camera(AZIMUTH_DEG, ELEVATION_DEG)
 
 
-def write_job_folder(folder: Path) -> Path:
+def write_job_folder(folder: Path, version: int = 0) -> Path:
     """Write head.glb, head.json and portrait.png into `folder`.
+
+    version: another one has its back farther out by a tenth, and no green in its texture.
 
     The subject's left half shows the red half of the texture, the other the blue one; green falls from the crown (255)
     to the neck (0). Vertices between the halves are doubled, as an unwrap doubles them along its seams. Visibility is 1
@@ -49,6 +52,8 @@ def write_job_folder(folder: Path) -> Path:
     left = points[faces].mean(axis=1)[:, 0] > 0
     corners = np.unique(np.stack([faces.ravel(), np.repeat(left, 3)], axis=1), axis=0, return_inverse=True)
     (source, half), split_faces = corners[0].T, corners[1].reshape(-1, 3)
+    if version:
+        points = points * np.where(points[:, 2:] < 0, [1.0, 1.0, BACK_GROWTH], 1.0)
     vertices = points[source]
     height = (vertices[:, 1] - points[:, 1].min()) / np.ptp(points[:, 1])  # 0 neck, 1 crown
     u = 0.25 + 0.5 * half + 0.2 * np.clip(vertices[:, 2], -1, 1)
@@ -57,7 +62,8 @@ def write_job_folder(folder: Path) -> Path:
     texture = np.zeros((TEXTURE, TEXTURE, 3), np.uint8)
     texture[:, TEXTURE // 2 :, 0] = 255
     texture[:, : TEXTURE // 2, 2] = 255
-    texture[:, :, 1] = np.linspace(255, 0, TEXTURE)[:, None]
+    if not version:
+        texture[:, :, 1] = np.linspace(255, 0, TEXTURE)[:, None]
     head = TexturedHead(
         mesh=Mesh(vertices, split_faces),
         uv=uv,
@@ -76,7 +82,7 @@ def write_job_folder(folder: Path) -> Path:
             {
                 "synthetic": True,
                 "model": {"name": "prepared", "sha256": "0" * 64},
-                "options": {"model": "starter", "grid": 256},
+                "options": {"model": "starter", "grid": 256, "seed": version},
                 "camera": {
                     "cam2world": camera().cam2world.tolist(),
                     "intrinsics": camera().intrinsics.tolist(),
@@ -87,4 +93,5 @@ def write_job_folder(folder: Path) -> Path:
         ),
         encoding="utf-8",
     )
+    (folder / "head.safetensors").write_bytes(b"")  # only the worker reads it, and tests have a worker that does not
     return folder

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from inference import cli, pipeline
 
 ROOT = Path(__file__).resolve().parents[2]
+FILES = ["head.glb", "head.json", "head.safetensors", "portrait.png", "preview.png"]
 SMALL = ["--device", "cpu", "--grid", "48", "--faces", "1500", "--texture", "128"]
 
 
@@ -27,8 +29,25 @@ def test_one_command_makes_the_folder_and_prints_where_the_head_is(astronaut, si
     result = run("reconstruct", str(astronaut), "--out", str(out_dir), "--model", simple_model, *SMALL)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == str(out_dir / "head.glb")
-    assert sorted(path.name for path in out_dir.iterdir()) == ["head.glb", "head.json", "portrait.png", "preview.png"]
+    assert sorted(path.name for path in out_dir.iterdir()) == FILES
     assert "Unwrapping" in result.stderr and "Writing the files" in result.stderr
+
+
+def test_a_finished_head_is_made_again_by_the_same_verbs(astronaut, simple_model, tmp_path, capsys):
+    head, out = str(tmp_path / "head"), tmp_path / "out"
+    assert cli.main(["reconstruct", str(astronaut), "--out", head, "--model", simple_model, *SMALL]) == 0
+    for verb, more in (
+        ("rebuild", ["--grid", "64", "--refinement", "off"]),
+        ("rebake", ["--mesh", head + "/head.glb", "--texture", "64"]),
+        ("reroll", ["--seed", "4", "--device", "cpu"]),
+    ):
+        capsys.readouterr()
+        assert cli.main([verb, head, "--out", str(out / verb), *more]) == 0
+        assert capsys.readouterr().out.strip() == str(out / verb / "head.glb")
+        report = json.loads((out / verb / "head.json").read_text())
+        kept = {"model": simple_model, "device": "cpu", "faces": 1500}
+        assert report["made_by"] == verb and report["options"].items() >= kept.items()
+    assert json.loads((out / "reroll" / "head.json").read_text())["options"]["seed"] == 4
 
 
 def test_a_known_error_exits_two_with_an_error_and_a_hint(simple_model, tmp_path):
@@ -55,6 +74,15 @@ def test_a_known_error_exits_two_with_an_error_and_a_hint(simple_model, tmp_path
         ["reconstruct", "a.jpg", "--out", "o", "--device", "tpu"],
         ["reconstruct", "a.jpg", "--out", "o", "--refinement", "slow"],
         ["reconstruct", "a.jpg", "--out", "o", "--colour", "red"],
+        ["rebuild"],
+        ["rebuild", "folder"],
+        ["rebuild", "no such folder", "--out", "o"],
+        ["rebuild", "no such folder", "--out", "o", "--grid", "31"],
+        ["rebake", "folder", "--out", "o"],
+        ["rebake", "folder", "--mesh", "m.glb", "--out", "o", "--grid", "64"],
+        ["reroll", "folder", "--out", "o"],
+        ["reroll", "folder", "--out", "o", "--seed", "one"],
+        ["reroll", "folder", "--out", "o", "--seed", "1", "--texture", "64"],
         ["convert"],
         ["convert", "a.pkl"],
         ["convert", "--out", "o.safetensors"],

@@ -20,9 +20,13 @@ from inference.messages import (
     Options,
     Progress,
     Ready,
+    Rebake,
+    Rebuild,
     Reconstruct,
+    Reroll,
     decode,
     encode,
+    kept_options,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,6 +37,9 @@ STRANGE_PATH = "/tmp/Ünï cödé 写真/\udcff\n.jpg"  # accents, Chinese, a by
     "message",
     [
         Reconstruct(STRANGE_PATH, "out", Options("a b", "cpu", 64, 900, 128, seed=7, refinement="best")),
+        Rebuild(STRANGE_PATH, "out", {"grid": 384, "device": "cpu"}),
+        Rebake("head", STRANGE_PATH, "out", {"texture": 512}, own_uv_only=True),
+        Reroll("head", "out", 3),
         Convert((STRANGE_PATH, "visible_net.pt"), "models/a b.safetensors"),
         Cancel(),
         Close(),
@@ -73,6 +80,17 @@ def test_options_left_out_are_the_defaults():
 def test_a_line_that_is_no_message_is_refused(line):
     with pytest.raises(BadMessage):
         decode(line)
+
+
+def test_options_of_a_head_made_by_another_version_are_understood_as_far_as_they_are_known():
+    assert kept_options({"grid": 64, "colour": "red", "age": 3}) == (Options(grid=64), ("age", "colour"))
+    assert kept_options({}) == (Options(), ())
+
+
+@pytest.mark.parametrize("values", [{"grid": "64"}, {"grid": True}, {"model": 3}, {"refinement": None}])
+def test_options_of_another_kind_are_refused(values):
+    with pytest.raises(ValueError, match=next(iter(values))):
+        kept_options(values)
 
 
 def test_the_add_on_and_the_errors_say_the_same_of_a_dead_worker():

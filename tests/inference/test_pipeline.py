@@ -31,6 +31,7 @@ from tests.neck_and_sphere import HEAD_RADIUS, write_pliable_weights
 ROOT = Path(__file__).resolve().parents[2]
 KEYS = {  # what issue 2 lists; None: any content
     "synthetic": None,
+    "made_by": None,
     "model": {"name", "sha256"},
     "options": {"model", "device", "grid", "faces", "texture", "seed", "refinement", "neck", "symmetry"},
     "portrait": {"yaw_deg", "pitch_deg", "roll_deg", "landmark_score", "inter_ocular_px", "faces_found"},
@@ -135,7 +136,7 @@ def test_the_crop_leads_back_to_the_photo(report, result, astronaut):
 
 def test_the_same_photo_and_seed_give_the_same_files(astronaut, models, small, result, tmp_path):
     reconstruct(astronaut, tmp_path / "again", small, models)
-    for name in ("head.glb", "portrait.png", "preview.png"):
+    for name in ("head.glb", "head.safetensors", "portrait.png", "preview.png"):
         assert (tmp_path / "again" / name).read_bytes() == (result / name).read_bytes(), name
 
 

@@ -25,7 +25,10 @@ from headcast.inference.messages import (
     Options,
     Progress,
     Ready,
+    Rebake,
+    Rebuild,
     Reconstruct,
+    Reroll,
     encode,
 )
 from PIL import Image
@@ -35,6 +38,7 @@ from inference import checkpoints, cli
 
 from .published_encoders import write_published
 
+FILES = ["head.glb", "head.json", "head.safetensors", "portrait.png", "preview.png"]
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 120.0  # for one job on a busy machine, torch's import included
 CANCEL_S = 2.0  # from the click until Blender is free again
@@ -78,7 +82,7 @@ def test_a_photo_becomes_a_folder_and_progress_only_rises(client, astronaut, sma
     heard = until_answered(client)
     done = heard[-1]
     assert isinstance(done, Done), done
-    assert sorted(path.name for path in out_dir.iterdir()) == ["head.glb", "head.json", "portrait.png", "preview.png"]
+    assert sorted(path.name for path in out_dir.iterdir()) == FILES
     assert done.folder == str(out_dir) and done.report["mesh"]["watertight"]
     fractions = [message.fraction for message in heard if isinstance(message, Progress)]
     assert fractions == sorted(fractions) and fractions[0] == 0.0 and fractions[-1] <= 1.0
@@ -165,6 +169,31 @@ def test_published_files_become_a_model_which_makes_the_next_head(client, tmp_pa
     fractions = [message.fraction for message in heard if isinstance(message, Progress)]
     assert fractions == sorted(fractions) and fractions[-1] == 1.0
     assert checkpoints.load(out).config["commercial_use"] is False
+
+
+def test_a_finished_head_is_made_again_in_each_way_by_the_warm_worker(client, astronaut, small, tmp_path):
+    head = str(tmp_path / "tête")
+    client.submit(Reconstruct(str(astronaut), head, small))
+    assert isinstance(until_answered(client)[-1], Done)
+    pid = client.pid
+    jobs = {
+        "rebuild": Rebuild(head, str(tmp_path / "rebuild"), {"grid": 64, "texture": 64}),
+        "rebake": Rebake(head, head + "/head.glb", str(tmp_path / "rebake"), {"texture": 256}, own_uv_only=True),
+        "reroll": Reroll(head, str(tmp_path / "reroll"), 2),
+    }
+    for verb, job in jobs.items():
+        client.submit(job)
+        heard = until_answered(client)
+        done = heard[-1]
+        assert isinstance(done, Done), done
+        assert done.report["made_by"] == verb and done.folder == str(tmp_path / verb)
+        assert sorted(path.name for path in (tmp_path / verb).iterdir()) == FILES
+        fractions = [message.fraction for message in heard if isinstance(message, Progress)]
+        assert fractions == sorted(fractions) and len({m.label for m in heard if isinstance(m, Progress)}) >= 5
+    client.submit(Rebake(head, str(astronaut), str(tmp_path / "none")))
+    failed = until_answered(client)[-1]
+    assert isinstance(failed, Failed) and "astronaut.png" in failed.message and failed.hint
+    assert client.pid == pid and not (tmp_path / "none").exists()
 
 
 def test_a_file_that_is_no_model_fails_in_words_and_the_worker_lives_on(client, simple_model, tmp_path):

@@ -1,0 +1,287 @@
+"""The panel's buttons for a finished head: re-roll its unseen side, re-bake it onto a mesh, rebuild it finer."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import bpy
+import numpy as np
+from bpy.app.translations import pgettext_rpt
+from bpy.props import BoolProperty, IntProperty
+
+from ..inference.messages import Cancelled, Done, Failed, Outcome, Rebake, Rebuild, Reroll, Reuse
+from .head_link import (
+    LinkBroken,
+    follow,
+    frame_of,
+    is_head,
+    result_folder,
+    selected_head,
+    triangles_of,
+    version_of,
+    wear,
+)
+from .import_head import ImportFailed, import_head
+from .mesh_file import write_ply
+from .operators import WAITING_FOR_OBJECT_MODE, new_job_folder, redraw_panels, timers, wait_for_outcome
+from .preferences import preferences, worker_place
+from .session import SESSION
+
+NEXT_VERSION = -1
+MAX_VERSION = 2**31 - 1  # what Blender's whole numbers hold
+UV_NAME = "Headcast"  # of a UV map made for a mesh that had none
+UV_MARGIN = 0.004  # of the texture's side, between islands: 8 texels at 2048
+UV_ANGLE_DEG = 66.0  # Blender's own default
+NO_HEAD = "Select a head that Headcast made"
+GONE = Failed("The head was deleted while the worker was busy with it.", "Undo that, or select another head.")
+
+
+class ReuseOperator:
+    """What the three have in common: they send a job, wait without stopping Blender, and bring the result in."""
+
+    bl_options = {"REGISTER", "UNDO"}  # one step: everything arrives in the last call of the operator
+
+    if TYPE_CHECKING:  # from bpy.types.Operator, which each operator names as its own base
+        report: Any
+        poll_message_set: Any
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        reason = cls.why_not(context)
+        if reason:
+            cls.poll_message_set(reason)
+        return not reason
+
+    @classmethod
+    def why_not(cls, context: bpy.types.Context) -> str:
+        """What keeps the button grey, in words for its tooltip; empty when nothing does."""
+        if SESSION.running:
+            return SESSION.occupation
+        if not preferences().consent:
+            return "Confirm first that you may use the likeness of the person in the photo"
+        if selected_head(context) is None:
+            return NO_HEAD
+        if context.mode != "OBJECT":
+            return "Switch to Object Mode first"
+        return ""
+
+    def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
+        if not self._submit(context):
+            return {"CANCELLED"}
+        self._outcome: Outcome | None = None
+        timers.start(context)
+        context.window_manager.modal_handler_add(self)
+        return {"RUNNING_MODAL"}
+
+    def modal(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
+        if event.type == "ESC" and event.value == "PRESS" and self._outcome is None:
+            SESSION.cancel()
+            redraw_panels(context)
+            return {"RUNNING_MODAL"}
+        if event.type != "TIMER":
+            return {"PASS_THROUGH"}
+        self._outcome = self._outcome or SESSION.poll()
+        redraw_panels(context)
+        if self._outcome is None:
+            return {"PASS_THROUGH"}
+        if isinstance(self._outcome, Done) and context.mode != "OBJECT":
+            SESSION.progress = WAITING_FOR_OBJECT_MODE
+            return {"PASS_THROUGH"}
+        timers.stop()
+        return self._finish(context, self._outcome)
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """Blocking run, for scripts and for Blender without a window."""
+        if not self._submit(context):
+            return {"CANCELLED"}
+        return self._finish(context, wait_for_outcome(context))
+
+    def cancel(self, _context: bpy.types.Context) -> None:
+        """Blender ends the operator: another file is loaded, or Blender quits."""
+        timers.stop()
+        SESSION.close()
+        self._forget()
+
+    def _submit(self, context: bpy.types.Context) -> bool:
+        """Send the job to the worker; False if there is none to send, which is told."""
+        head = selected_head(context)
+        assert head is not None  # poll
+        # By name: an undo meanwhile replaces every object, and a reference would lead into freed memory.
+        self._head_name, self._photo_name = head.name, str(head["headcast_photo"])
+        self._passing = tempfile.TemporaryDirectory(prefix="headcast-", dir=bpy.app.tempdir)
+        try:
+            self._folder = result_folder(head)
+            job = self.job(context, head, str(new_job_folder(self._photo_name)))
+        except (LinkBroken, OSError) as error:
+            self._forget()
+            told = (error.message, error.hint) if isinstance(error, LinkBroken) else (str(error), "Free some space.")
+            self._fail(Failed(*told))
+            return False
+        SESSION.submit(worker_place(), job)
+        return True
+
+    def _finish(self, context: bpy.types.Context, outcome: Outcome) -> set[str]:
+        """Bring the result in, or say why there is none."""
+        self._forget()
+        if isinstance(outcome, Done):
+            head = bpy.data.objects.get(self._head_name)
+            try:
+                outcome = outcome if is_head(head) else GONE
+                if isinstance(outcome, Done):
+                    self.receive(context, head, Path(outcome.folder))
+            except (ImportFailed, LinkBroken) as error:
+                outcome = Failed(error.message, error.hint)
+        redraw_panels(context)
+        if isinstance(outcome, Failed):
+            self._fail(outcome)
+            return {"CANCELLED"}
+        if isinstance(outcome, Cancelled):
+            SESSION.finish()
+            self.report({"INFO"}, "Cancelled; the head is as it was")
+            return {"CANCELLED"}
+        assert isinstance(outcome, Done)  # a head was asked for
+        warnings = outcome.report.get("warnings", [])
+        SESSION.finish(warnings=warnings)
+        for warning in warnings:
+            self.report({"WARNING"}, pgettext_rpt(warning))
+        return {"FINISHED"}
+
+    def _fail(self, failure: Failed) -> None:
+        SESSION.finish(failure)
+        if failure.log:
+            print(failure.log)  # in the system console, for a bug report
+        # Last: in background mode Blender raises this report as an exception when the operator returns.
+        self.report({"ERROR"}, f"{pgettext_rpt(failure.message)}\n{pgettext_rpt(failure.hint)}")
+
+    def _forget(self) -> None:
+        self._passing.cleanup()
+
+    def job(self, context: bpy.types.Context, head: bpy.types.Object, out_dir: str) -> Reuse:
+        """What to ask the worker for. Raises LinkBroken or OSError."""
+        raise NotImplementedError
+
+    def receive(self, context: bpy.types.Context, head: bpy.types.Object, folder: Path) -> None:
+        """Bring a finished result into the scene. Raises ImportFailed or LinkBroken."""
+        raise NotImplementedError
+
+
+class HEADCAST_OT_reroll(ReuseOperator, bpy.types.Operator):
+    """Imagine another version of what the photo does not show. What it shows stays as it is, to the last texel"""
+
+    bl_idname = "headcast.reroll"
+    bl_label = "Re-roll Unseen Side"
+
+    seed: IntProperty(
+        name="Version",
+        description="Which version; -1 is the one after the head's own",
+        default=NEXT_VERSION,
+        min=NEXT_VERSION,
+        max=MAX_VERSION,
+        options={"SKIP_SAVE"},
+    )
+
+    def job(self, context: bpy.types.Context, head: bpy.types.Object, out_dir: str) -> Reroll:
+        chosen = (version_of(head) + 1) % MAX_VERSION if self.seed == NEXT_VERSION else self.seed
+        return Reroll(str(self._folder), out_dir, chosen, device_of(context))
+
+    def receive(self, context: bpy.types.Context, head: bpy.types.Object, folder: Path) -> None:
+        if follow(context, head, self._folder, folder, self._photo_name):
+            self.report({"INFO"}, "Unseen side re-rolled")
+            return
+        bring_in_beside(context, folder, self._photo_name, head)
+        self.report({"INFO"}, "This head has other faces by now: the new version came in as a head of its own")
+
+
+class HEADCAST_OT_rebake(ReuseOperator, bpy.types.Operator):
+    """Paint the active mesh from the photo: a remeshed copy of the head, or a mesh that lies on the selected head"""
+
+    bl_idname = "headcast.rebake"
+    bl_label = "Re-bake onto Active Mesh"
+
+    new_uv: BoolProperty(
+        name="New UV Map",
+        description="Unwrap the mesh first. Remeshing leaves a UV map that looks whole and cannot be painted on",
+        options={"SKIP_SAVE"},
+    )
+
+    @classmethod
+    def why_not(cls, context: bpy.types.Context) -> str:
+        reason = super().why_not(context)
+        if reason:
+            return reason
+        active = context.active_object
+        if active is None or active.type != "MESH" or not active.select_get():
+            return "Select the head first, then the mesh to paint, so that the mesh is active"
+        others = [thing for thing in context.selected_objects if is_head(thing) and thing != active]
+        return "Select one head only besides the mesh to paint" if len(others) > 1 else ""
+
+    def job(self, context: bpy.types.Context, head: bpy.types.Object, out_dir: str) -> Rebake:
+        target = context.active_object
+        self._target_name = target.name
+        if self.new_uv or not target.data.uv_layers:
+            unwrap_active(context)
+        self._to_head = frame_of(target, head)
+        triangles = triangles_of(context, target, self._to_head)
+        path = Path(self._passing.name) / "mesh.ply"
+        write_ply(path, triangles.points, triangles.corners, triangles.uv)
+        changes = {"texture": context.scene.headcast.texture_size, **device_of(context)}
+        return Rebake(str(self._folder), str(path), out_dir, changes, own_uv_only=True)
+
+    def receive(self, context: bpy.types.Context, head: bpy.types.Object, folder: Path) -> None:
+        target = bpy.data.objects.get(self._target_name)
+        if target is None or target.type != "MESH":
+            raise LinkBroken("The mesh was deleted while it was painted.", "Undo that, and re-bake again.")
+        wear(context, target, folder, self._photo_name, self._to_head)
+        self.report({"INFO"}, "Photo baked onto the mesh")
+
+
+class HEADCAST_OT_rebuild(ReuseOperator, bpy.types.Operator):
+    """Make the selected head again with the quality chosen above. It comes in beside the old one, at the same place"""
+
+    bl_idname = "headcast.rebuild"
+    bl_label = "Rebuild at This Quality"
+
+    def job(self, context: bpy.types.Context, head: bpy.types.Object, out_dir: str) -> Rebuild:
+        settings = context.scene.headcast
+        changes = {"grid": settings.grid, "faces": settings.faces, "texture": settings.texture_size}
+        return Rebuild(str(self._folder), out_dir, {**changes, **device_of(context)})
+
+    def receive(self, context: bpy.types.Context, head: bpy.types.Object, folder: Path) -> None:
+        bring_in_beside(context, folder, self._photo_name, head)
+        self.report({"INFO"}, "Head rebuilt")
+
+
+def device_of(context: bpy.types.Context) -> dict[str, str]:
+    """The device chosen in the panel, as a change of the head's options."""
+    return {"device": context.scene.headcast.device.lower()}
+
+
+def bring_in_beside(context: bpy.types.Context, folder: Path, name: str, head: bpy.types.Object) -> None:
+    """Import a result as a head of its own, where another head stands."""
+    place = head.matrix_world @ frame_of(head, head).inverted()
+    import_head(context, folder, name)
+    context.view_layer.objects.active.matrix_world = place
+
+
+def unwrap_active(context: bpy.types.Context) -> None:
+    """Give the active mesh another UV map, without overlaps, by Blender's Smart UV Project."""
+    active = context.active_object
+    chosen = list(context.selected_objects)
+    for thing in chosen:
+        thing.select_set(thing == active)
+    layer = active.data.uv_layers.get(UV_NAME) or active.data.uv_layers.new(name=UV_NAME)
+    if layer is None:  # Blender takes eight at most
+        raise LinkBroken(f"{active.name} has too many UV maps.", "Remove one of them.")
+    active.data.uv_layers.active = layer
+    layer.active_render = True
+    bpy.ops.object.mode_set(mode="EDIT")
+    bpy.ops.mesh.select_all(action="SELECT")
+    bpy.ops.uv.smart_project(angle_limit=float(np.radians(UV_ANGLE_DEG)), island_margin=UV_MARGIN)
+    bpy.ops.object.mode_set(mode="OBJECT")
+    for thing in chosen:
+        thing.select_set(True)
+
+
+CLASSES = (HEADCAST_OT_reroll, HEADCAST_OT_rebake, HEADCAST_OT_rebuild)
