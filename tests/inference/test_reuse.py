@@ -155,7 +155,8 @@ def test_through_the_photos_camera_a_rerolled_head_looks_the_same(folder, reroll
         kept = head_file.read(path)
         view = draw_view(textured(kept.finished, albedo(path)), kept.source.portrait.camera, 256)
         views.append(view.astype(int))
-    assert np.abs(views[0] - views[1]).mean() < 0.05
+    # Pixels the matte does not trust are imagined too, and their detail is drawn anew.
+    assert np.abs(views[0] - views[1]).mean() < 0.2
 
 
 def textured(finished: head_file.FinishedMesh, picture: np.ndarray) -> Any:
