@@ -27,6 +27,7 @@ STABILISERS = (0.01**2, 0.03**2)  # of luminance and of contrast, for values in 
 INSIDE = 0.5  # matte from which on an eroded pixel counts as the person
 WORST_PSNR_DB = 100.0  # stands for no difference at all
 SEEN = 127  # of 255: the border of what the photo paints
+BORDER_SAMPLES = 400  # places along the border where both sides are compared
 BORDER_REACH = 0.010 / METRES_PER_UNIT  # box units, 1 cm: what lies on both sides of the border
 
 
@@ -152,6 +153,7 @@ def border_of(head: TexturedHead) -> Border | None:
     middles = (head.mesh.vertices[start[crossing]] + head.mesh.vertices[end[crossing]]) / 2
     if not len(middles):
         return Border(float(step.mean()), 0.0)
+    middles = middles[:: max(1, len(middles) // BORDER_SAMPLES)]
     near = cKDTree(points).query_ball_point(middles, BORDER_REACH)
     jumps = []
     for around in near:
