@@ -6,7 +6,7 @@ import zlib
 from pathlib import Path
 
 import bpy
-from bpy.props import BoolProperty, EnumProperty, IntProperty, PointerProperty, StringProperty
+from bpy.props import BoolProperty, EnumProperty, FloatProperty, IntProperty, PointerProperty, StringProperty
 
 from ..inference.messages import MODEL_SUFFIX, Failed, Options
 from . import seen_in_photo
@@ -184,6 +184,20 @@ class HEADCAST_PG_settings(bpy.types.PropertyGroup):
         name="Seed", description="Another number gives another version of what the photo does not show", min=0
     )
 
+    mirror: BoolProperty(
+        name="Mirror Face",
+        description="Paints the half of the face that the photo does not show like the half it does",
+        default=DEFAULTS.mirror,
+    )
+    delight: FloatProperty(
+        name="Even Out Light",
+        description="How much of the photo's shadows and gloss is taken out of the skin, so that it can be lit anew",
+        default=DEFAULTS.delight,
+        min=0,
+        max=1,
+        subtype="FACTOR",
+    )
+
     def options(self) -> Options:
         """The same choices in the engine's words."""
         return Options(
@@ -196,6 +210,8 @@ class HEADCAST_PG_settings(bpy.types.PropertyGroup):
             refinement=self.refinement.lower(),
             neck=self.neck.lower(),
             symmetry=self.symmetry.lower(),
+            mirror=self.mirror,
+            delight=self.delight,
         )
 
     def missing_model(self) -> Failed | None:

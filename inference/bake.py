@@ -20,7 +20,7 @@ from scipy.sparse.linalg import splu
 
 from .alignment import AlignedPortrait
 from .camera import project, unproject
-from .face_region import FaceRegion
+from .face_region import GAMMA, FaceRegion
 from .facing import Facing, depth_map_of, smoothstep
 from .mirror import MirrorPaint, mirror_paint
 from .model_views import ModelViews, ViewPaint
@@ -151,21 +151,21 @@ def bake(
     soft = _soft_picture(portrait.image, trust_map)
     seen_colour = sample_image(soft, crop_px).astype(np.float64)
     region = FaceRegion.of(portrait, trust_map)
-    gain = _gain(surface, seen_colour, visibility, region, crop_px, delight)
+    gain, shade = _photo_light(surface, seen_colour, visibility, region, crop_px, delight)
     photo_colour = seen_colour * gain[:, None]
 
     progress(0.25, "Matching colours")
+    tone = fit_tone(model_colour, photo_colour, visibility)
+    matched = tone.apply(model_colour)
     half: MirrorPaint | None = None
     if mirror:
 
         def spread(values: FloatArray, weight: FloatArray) -> FloatArray:
             return _spread_on_whole(mesh, fine, whole_vertex, values, weight)
 
-        half = mirror_paint(surface, visibility, gain, soft, photo_colour, portrait, region, spread)
+        half = mirror_paint(surface, visibility, gain, shade, soft, photo_colour, matched, portrait, region, spread)
         facing, visibility = half.beside(facing), half.beside(visibility)
         progress(0.3, "Matching colours")
-    tone = fit_tone(model_colour, photo_colour, visibility)
-    matched = tone.apply(model_colour)
     doubt = doubt_of(matched, photo_colour, visibility)
     matched = matched + doubt * (Palette.of(photo_colour, visibility).nearest(matched) - matched)
     residual = np.clip(photo_colour - matched, -MAX_CORRECTION, MAX_CORRECTION)
@@ -204,7 +204,9 @@ def bake(
         if half is not None:
             copied = np.flatnonzero(values[:, column["half"]][:, 0] > 0)
             there = values[copied]
-            pixel = photo_at(there[:, column["half_px"]]) * there[:, column["half_gain"]] + there[:, column["half_tone"]]
+            on_crop = there[:, column["half_px"]]
+            pixel = photo_at(on_crop) * sample_image(half.spotless, on_crop) * there[:, column["half_gain"]]
+            pixel += there[:, column["half_tone"]]
             colour[copied] += there[:, column["half"]] * (pixel - colour[copied])
         seen = np.flatnonzero(weight > 0)
         on_crop = values[seen, column["crop_px"]]
@@ -431,21 +433,21 @@ def _soft_picture(image: NDArray[np.uint8], trust: NDArray[np.float32]) -> NDArr
     return colour / blurred_weight[..., None]
 
 
-def _gain(
+def _photo_light(
     surface: Facing,
     seen_colour: FloatArray,
     visibility: FloatArray,
     region: FaceRegion,
     crop_px: FloatArray,
     delight: float,
-) -> FloatArray:
-    """(v,) what the photo's sRGB is multiplied with to even out its light."""
-    if delight == 0:
-        return np.ones(len(crop_px))
+) -> tuple[FloatArray, FloatArray]:
+    """(v,) what the photo's sRGB is multiplied with to even out its light, and (v,) the light left, as such a factor."""
     bare = region.face * region.skin * (1 - region.features)
     skin = visibility * sample_image(bare[..., None], crop_px)[:, 0]
     light = fit_light(surface.normals, seen_colour, skin)
-    return surface.averaged(even_gain(surface.normals, seen_colour, skin, light, delight), DELIGHT_SMOOTHNESS)
+    shade = light.shading(surface.normals) ** ((1 - delight) / GAMMA)
+    gain = even_gain(surface.normals, seen_colour, skin, light, delight)
+    return surface.averaged(gain, DELIGHT_SMOOTHNESS), surface.averaged(shade, DELIGHT_SMOOTHNESS)
 
 
 def _side_by_side(values: dict[str, FloatArray], whole_vertex: IntArray) -> tuple[NDArray[np.float32], dict[str, slice]]:

@@ -54,6 +54,18 @@ def make_parser() -> argparse.ArgumentParser:
         default=defaults.symmetry,
         help="both sides alike: off, average of both, or mirror the one seen better (default: %(default)s)",
     )
+    job.add_argument(
+        "--mirror",
+        action=argparse.BooleanOptionalAction,
+        default=defaults.mirror,
+        help="paint the hidden half of the face like the seen one (default: %(default)s)",
+    )
+    job.add_argument(
+        "--delight",
+        type=float,
+        default=defaults.delight,
+        help="share of the photo's light and gloss taken out of the colours, 0 to 1 (default: %(default)s)",
+    )
     add_convert(commands)
     look = commands.add_parser(
         "doctor",

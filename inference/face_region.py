@@ -8,17 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy import ndimage
+from scipy.spatial import ConvexHull
 
-from .alignment import AlignedPortrait
+from .alignment import MESH_POINTS, AlignedPortrait
 from .facing import smoothstep
 
 FloatMap = NDArray[np.float32]
 
 # Closed outlines on the 478-point face mesh, as MediaPipe draws them.
-FACE_OUTLINE = [
-    10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377,
-    152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109,
-]  # fmt: skip
 EYE_OUTLINES = [  # the subject's right, then left
     [33, 7, 163, 144, 145, 153, 154, 155, 133, 173, 157, 158, 159, 160, 161, 246],
     [263, 249, 390, 373, 374, 380, 381, 382, 362, 398, 384, 385, 386, 387, 388, 466],
@@ -28,14 +25,15 @@ BROW_OUTLINES = [
     [300, 293, 334, 296, 336, 285, 295, 282, 283, 276],
 ]
 LIPS_OUTLINE = [61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 409, 270, 269, 267, 0, 37, 39, 40, 185]
+NOSTRILS = [98, 97, 2, 326, 327, 290, 250, 20, 60]
 UPPER_LIP = 0  # above it, a face wears no beard
 
 OUTLINE_FEATHER = 4.0  # px of the crop, standard deviation: landmarks are no surer
 EYE_MARGIN = 6  # px of the crop: lashes and lids around the outline of an eye
 FEATURE_MARGIN = 4  # px of the crop
-SKIN_BLUR = 2.0  # px of the crop: pores and noise are not colours of their own
-SKIN_CHROMA = (0.03, 0.06)  # distance from the skin's mean share of red and green: from skin to surely something else
-SKIN_STOPS = (1.6, 2.6)  # powers of two darker or lighter than the skin's median, between which skin ends
+SKIN_BLUR = 4.0  # px of the crop, 3 mm: pores, stubble and noise are not colours of their own
+SKIN_CHROMA = (0.06, 0.12)  # distance from the skin's mean share of red and green: from skin to surely something else
+SKIN_STOPS = (1.0, 1.8)  # powers of two darker or lighter than the skin's median, between which skin ends
 GAMMA = 2.2  # of sRGB, about
 DARK = 1e-3  # linear light below which a pixel has no chroma
 
@@ -46,7 +44,7 @@ class FaceRegion:
 
     face:     inside the outline of the face.
     eyes:     each eye with its lids and lashes: the subject's right, then left.
-    features: eyes, brows and lips.
+    features: eyes, brows, nostrils and lips.
     skin:     of the colour that the face's skin has, anywhere in the crop.
     bald:     the part of the face above the upper lip, where what is not skin and no feature is hair, or an object.
     """
@@ -67,9 +65,10 @@ class FaceRegion:
             return _polygon(points[outline], size, margin)
 
         eyes = (soft(EYE_OUTLINES[0], EYE_MARGIN), soft(EYE_OUTLINES[1], EYE_MARGIN))
-        others = [soft(outline, FEATURE_MARGIN) for outline in (*BROW_OUTLINES, LIPS_OUTLINE)]
+        others = [soft(outline, FEATURE_MARGIN) for outline in (*BROW_OUTLINES, LIPS_OUTLINE)] + [soft(NOSTRILS, 0)]
         features = np.maximum.reduce([*eyes, *others])
-        face = soft(FACE_OUTLINE, 0)
+        # The hull, not the mesh's own rim: on turned faces the nose stands out beyond that.
+        face = soft(ConvexHull(points[:MESH_POINTS]).vertices.tolist(), 0)
         # Rows of the picture stand for height on the face: the crop is upright.
         rows = np.arange(size, dtype=np.float32)[:, None] + 0.5
         bald = smoothstep(points[UPPER_LIP, 1] - rows, -OUTLINE_FEATHER, 3 * OUTLINE_FEATHER)

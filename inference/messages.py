@@ -31,6 +31,8 @@ class Options:
     refinement: str = "fast"  # off, fast or best: effort spent on fitting the head to its photo
     neck: str = "closed"  # closed by a flat cap, or open: one border loop, for joining to a body
     symmetry: str = "off"  # off; average: both sides alike, half way between; mirror: the side the photo shows better
+    mirror: bool = True  # whether the half of the face that the photo saw also paints the half it did not
+    delight: float = 0.5  # how much of the photo's light is taken out of its colours, from 0 to 1
 
 
 @dataclass(frozen=True)

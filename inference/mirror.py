@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from .alignment import AlignedPortrait
@@ -33,11 +34,17 @@ FACE_NORMAL_Z = 0.1  # normals of what may be face, head frame
 SHAPE_MISFIT = (0.004 / METRES_PER_UNIT, 0.012 / METRES_PER_UNIT)  # box units: mirrored fully, and no more
 NORMAL_COSINE = (0.6, 0.85)  # of normal and mirrored normal: not at all, and fully
 NEAREST = 4  # vertices whose values a mirrored point takes the mean of
-WELL_SEEN = (0.5, 0.8)  # visibility of the mirror point between which it may be copied
+WELL_SEEN = (0.35, 0.65)  # visibility of the mirror point between which it may be copied
 EYE_SEEN = 0.5  # mean visibility of an eye from which on it keeps its own pixels: half an eye of each would be none
 BORDER = (0.35, 0.65)  # visibility between which mirrored pixels give way to the photo's own
 WIDEST_TONE = 0.2  # of the range of colours; more is another thing, not another tone
 DISAGREEMENT = (0.05, 0.12)  # of the two sides' colours, sRGB, without their tones, between which mirroring ends
+SPOT_PX = 13  # of the crop, 1 cm: dark spots in the skin up to this size are not mirrored
+SPOT_BLUR = 1.0  # px of the crop, standard deviation: noise is no spot
+SPOT_CONTRAST = (1.06, 1.12)  # how much brighter the skin around is: no spot, and surely one
+RELIGHT_RANGE = (0.75, 1.33)  # factors of sRGB between the light of the two sides; the fitted light is not known better
+INSIDE_FACE = (0.5, 0.97)  # of the soft outline: from it inwards, over 7 px of the crop
+SURPRISE = (0.15, 0.3)  # distance from the model's colours, sRGB, between which mirroring ends: beards differ by .15
 FEATHER = 0.012  # box units, 6 mm: over which the mirrored part fades in
 
 
@@ -86,10 +93,11 @@ class MirrorPoints:
 
 @dataclass(frozen=True)
 class MirrorPaint:
-    """The photo's other half on a surface: photo(crop_px) * gain + tone, as much as weight says.
+    """The photo's other half on a surface: photo(crop_px) * spotless(crop_px) * gain + tone, as much as weight says.
 
     crop_px: (v, 2) pixels of the crop.
-    gain:    (v,) what evens out the light at the mirror point.
+    gain:    (v,) what turns the light at the mirror point into that of the vertex.
+    spotless: (s, s, 1) of the crop, what takes dark spots out of the photo's pixels.
     tone:    (v, 3) sRGB, the slow difference of the two sides.
     weight:  (v,) from 0 to 1.
     colour:  (v, 3) sRGB of all that, without the photo's detail.
@@ -97,6 +105,7 @@ class MirrorPaint:
 
     crop_px: FloatArray
     gain: FloatArray
+    spotless: NDArray[np.float32]
     tone: FloatArray
     weight: FloatArray
     colour: FloatArray
@@ -153,8 +162,10 @@ def mirror_paint(
     facing: Facing,
     visibility: FloatArray,
     gain: FloatArray,
+    shade: FloatArray,
     soft: NDArray[np.float32],
     photo_colour: FloatArray,
+    expected: FloatArray,
     portrait: AlignedPortrait,
     region: FaceRegion,
     spread: Callable[[FloatArray, FloatArray], FloatArray],
@@ -163,20 +174,50 @@ def mirror_paint(
 
     visibility:   (v,) of the photo, from 0 to 1.
     gain:         (v,) what evens out the photo's light.
+    shade:        (v,) the light that is left after that, as a factor of sRGB.
     soft:         (s, s, 3) sRGB in [0, 1], the crop without its detail.
     photo_colour: (v, 3) sRGB of `soft` at the vertices, times gain.
+    expected:     (v, 3) sRGB, what the model has there, in the photo's tone.
     spread:       carries values (v, k), known as far as a weight (v,) says, over the surface, and fades out.
     """
     points = mirror_points(facing, visibility, portrait, region)
-    mirrored_gain = points.at(gain)
+    # The other side has its own light, or a shadowed half would darken the lit one.
+    mirrored_gain = points.at(gain) * np.clip(shade / points.at(shade), *RELIGHT_RANGE)
     colour = sample_image(soft, points.crop_px) * mirrored_gain[:, None]
     both = points.weight * smoothstep(visibility, *WELL_SEEN)
     difference = np.clip(photo_colour - colour, -WIDEST_TONE, WIDEST_TONE)
     tone = spread(difference, both)
     disagreement = np.abs(photo_colour - colour - tone).mean(axis=1, keepdims=True)
     agreement = 1 - smoothstep(spread(disagreement, both)[:, 0], *DISAGREEMENT)
-    weight = facing.faded(points.weight * agreement, FEATHER)
-    return MirrorPaint(points.crop_px, mirrored_gain, tone, weight, colour + tone)
+    # Where a model that knows faces is far off, the mirror point lies in a cast shadow or under something.
+    surprise = np.abs(colour + tone - expected).mean(axis=1)
+    feature = sample_image(region.features[..., None], points.crop_px)[:, 0]
+    weight = points.weight * agreement * (1 - (1 - feature) * smoothstep(surprise, *SURPRISE))
+    # It fades towards what the model paints, not towards the half that was seen.
+    weight = np.minimum(weight, facing.faded(np.maximum(weight, visibility), FEATHER))
+    spotless = spotless_gain(portrait.image, region)[..., None]
+    return MirrorPaint(points.crop_px, mirrored_gain, spotless, tone, weight, colour + tone)
+
+
+def spotless_gain(image: NDArray[np.uint8], region: FaceRegion) -> NDArray[np.float32]:
+    """(s, s) what lifts moles and other dark spots of bare skin to the skin around them; 1 elsewhere.
+
+    Nobody has the same moles on both sides. A spot is what closings along lines of all directions fill; a wrinkle is
+    not, since one of the lines follows it.
+    """
+    light = ndimage.gaussian_filter(image.mean(axis=2, dtype=np.float32), SPOT_BLUR)
+    line = np.zeros((SPOT_PX, SPOT_PX), dtype=bool)
+    line[SPOT_PX // 2] = True
+    slope = np.eye(SPOT_PX, dtype=bool)
+    filled = np.minimum.reduce(
+        [ndimage.grey_closing(light, footprint=lines) for lines in (line, line.T, slope, slope[::-1])]
+    )
+    contrast = filled / np.maximum(light, 1.0)
+    skin = region.face * region.bald * (1 - region.features)
+    spot = smoothstep(contrast, *SPOT_CONTRAST) * smoothstep(skin, 0.5, 0.9)
+    # A spot's rim has little contrast of its own.
+    spot = ndimage.gaussian_filter(ndimage.grey_dilation(spot, size=(3, 3)), SPOT_BLUR)
+    return (1 + spot * (contrast - 1)).astype(np.float32)
 
 
 def mirror_points(
@@ -203,14 +244,15 @@ def mirror_points(
     maps = np.dstack([region.face, region.skin, region.features, region.bald, *region.eyes])
     face, skin, features, bald, *eyes = sample_image(maps, crop_px).T
     # Above the upper lip, what is neither skin nor a feature is hair or a hat, and those need not be symmetric.
-    weight = smoothstep(face, 0.3, 0.9) * (1 - bald * (1 - np.maximum(skin, features)))
+    weight = smoothstep(face, *INSIDE_FACE) * (1 - bald * (1 - np.maximum(skin, features)))
     misfit = np.maximum(np.abs(apart), distance[:, 0] / 4)  # beside the surface there is a vertex within 4 misfits
     weight = weight * (1 - smoothstep(misfit, *SHAPE_MISFIT))
     weight = weight * smoothstep(np.einsum("ij,ij->i", turned, normal), *NORMAL_COSINE)
     seen_there = np.einsum("vn,vn->v", share, visibility[source])
     weight = weight * smoothstep(seen_there, *WELL_SEEN)
     for eye in eyes:
-        if eye.sum() > 0 and (eye * visibility).sum() / eye.sum() > EYE_SEEN:
+        share_of_eye = eye * weight
+        if share_of_eye.sum() > 0 and (share_of_eye * visibility).sum() / share_of_eye.sum() > EYE_SEEN:
             weight = weight * (1 - eye)
     return MirrorPoints(crop_px, source, share, weight)
 

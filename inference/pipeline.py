@@ -160,7 +160,7 @@ def make_head(photo_path: Path, options: Options, models: Models, stages: Stages
             pictures = look_around(model.generator, whole, inversion.w_plus, portrait.camera, step)
             views = ModelViews(pictures, (lambda points: points) if refinement is None else refinement.place)
     with stages.stage("bake", "Painting the skin") as step:
-        head = bake(unwrapped.mesh, unwrapped.uv, portrait, photo, field, options.texture, step, views)
+        head = bake(unwrapped.mesh, unwrapped.uv, portrait, photo, field, options.texture, step, views, options.mirror, options.delight)
     with stages.stage("judge", "Comparing with the photo"):
         quality = Quality(
             visible_share(head.mesh, head.visibility),
@@ -325,6 +325,10 @@ def check_options(options: Options) -> None:
         value = getattr(options, name)
         if value not in choices:
             raise BadOption(f"The {name} cannot be {value!r}.", f"Choose one of {', '.join(choices)}.")
+    if not 0 <= options.delight <= 1:
+        raise BadOption(
+            f"The share of light taken out cannot be {options.delight}.", "Choose a number from 0 to 1 for delight."
+        )
     for name, (lowest, highest) in LIMITS.items():
         value = getattr(options, name)
         if not isinstance(value, int) or not lowest <= value <= highest:

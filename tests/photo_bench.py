@@ -1,8 +1,9 @@
-"""How true heads are to their photos: `make photo-bench PHOTOS=FOLDER IDENTITY=WEIGHTS`.
+"""How true heads are to their photos: `make photo-bench PHOTOS=FOLDER`.
 
 A head is made of every photo of a folder and rendered through the photo's own camera under flat light; what comes out
 is compared with the photo inside the drawn-in matte. The same table says whether meshes and layouts are sound. With
-evened-out light (`--delight`) the albedo is no longer the photo, so the figures against the photo are bound at 0.
+evened-out light (`--delight`) the albedo is no longer the photo, so the figures against the photo are bound at 0, which
+is the default here.
 """
 
 from __future__ import annotations
@@ -181,6 +182,8 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch (default: %(default)s)")
     parser.add_argument("--model", default=defaults.model)
     parser.add_argument("--texture", type=int, default=defaults.texture)
+    parser.add_argument("--delight", type=float, default=0.0, help="as of reconstruct (default here: %(default)s)")
+    parser.add_argument("--mirror", action=argparse.BooleanOptionalAction, default=defaults.mirror)
     given = parser.parse_args()
     if not given.photos.is_dir():
         parser.error(f"there is no folder {given.photos}; give one with portraits")
@@ -189,7 +192,8 @@ def main() -> int:
         parser.error(f"there is no photo in {given.photos}")
 
     torch.set_num_threads(given.threads)
-    options = Options(model=given.model, texture=given.texture)
+    options = Options(model=given.model, texture=given.texture, mirror=given.mirror, delight=given.delight)
+    pipeline.check_options(options)
     models = pipeline.load_models(options.model)
     network = None if given.identity is None else load_identity_network(given.identity)
     if network is None:
@@ -217,7 +221,7 @@ def main() -> int:
     print_table(rows)
     if given.out is not None:
         (given.out / "figures.json").write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
-    broken = broken_bounds(rows, network is not None, 0.0)
+    broken = broken_bounds(rows, network is not None, options.delight)
     for what in broken:
         print(what)
     return int(bool(broken or refused))
