@@ -95,9 +95,9 @@ class TexturedHead:
     albedo:         (t, t, 3) uint8 sRGB, filled beyond the islands.
     visibility:     (v,) float32, 0 not seen in the photo, 1 seen plainly.
     visibility_map: (t, t) uint8, the same per texel, 0..255.
-    confidence:     (v,) float32, the same, and up to MIRROR_CONFIDENCE where the photo saw only the mirror point.
     anchors:        points on the surface by name, (3,) in the head frame.
     source:         name of the photo's file.
+    confidence:     (v,) float32, the visibility, and up to MIRROR_CONFIDENCE where the photo saw only the mirror point.
     """
 
     mesh: Mesh
@@ -105,9 +105,9 @@ class TexturedHead:
     albedo: NDArray[np.uint8]
     visibility: NDArray[np.float32]
     visibility_map: NDArray[np.uint8]
-    confidence: NDArray[np.float32]
     anchors: dict[str, FloatArray]
     source: str
+    confidence: NDArray[np.float32]
 
 
 def bake(
@@ -227,9 +227,9 @@ def bake(
         albedo=np.ascontiguousarray(painted[..., :3]),
         visibility=visibility[own_vertex].astype(np.float32),
         visibility_map=np.ascontiguousarray(painted[..., 3]),
-        confidence=confidence[own_vertex].astype(np.float32),
         anchors=find_anchors(depth_map, portrait),
         source=photo.path.name,
+        confidence=confidence[own_vertex].astype(np.float32),
     )
 
 
@@ -441,7 +441,7 @@ def _photo_light(
     crop_px: FloatArray,
     delight: float,
 ) -> tuple[FloatArray, FloatArray]:
-    """(v,) what the photo's sRGB is multiplied with to even out its light, and (v,) the light left, as such a factor."""
+    """(v,) what the photo's sRGB is multiplied with to even out its light, and (v,) such a factor of the light left."""
     bare = region.face * region.skin * (1 - region.features)
     skin = visibility * sample_image(bare[..., None], crop_px)[:, 0]
     light = fit_light(surface.normals, seen_colour, skin)
@@ -450,7 +450,9 @@ def _photo_light(
     return surface.averaged(gain, DELIGHT_SMOOTHNESS), surface.averaged(shade, DELIGHT_SMOOTHNESS)
 
 
-def _side_by_side(values: dict[str, FloatArray], whole_vertex: IntArray) -> tuple[NDArray[np.float32], dict[str, slice]]:
+def _side_by_side(
+    values: dict[str, FloatArray], whole_vertex: IntArray
+) -> tuple[NDArray[np.float32], dict[str, slice]]:
     """Values by name, (v,) or (v, k) each, as the columns of one array, and which columns each has.
 
     Those of welded vertices are given to all that `whole_vertex` (v,) names.

@@ -67,8 +67,9 @@ class FaceRegion:
         eyes = (soft(EYE_OUTLINES[0], EYE_MARGIN), soft(EYE_OUTLINES[1], EYE_MARGIN))
         others = [soft(outline, FEATURE_MARGIN) for outline in (*BROW_OUTLINES, LIPS_OUTLINE)] + [soft(NOSTRILS, 0)]
         features = np.maximum.reduce([*eyes, *others])
-        # The hull, not the mesh's own rim: on turned faces the nose stands out beyond that.
-        face = soft(ConvexHull(points[:MESH_POINTS]).vertices.tolist(), 0)
+        # The hull, not the mesh's own rim: on turned faces the nose stands out beyond that. QJ: points on a line are no
+        # error, but a face without area.
+        face = soft(ConvexHull(points[:MESH_POINTS], qhull_options="QJ").vertices.tolist(), 0)
         # Rows of the picture stand for height on the face: the crop is upright.
         rows = np.arange(size, dtype=np.float32)[:, None] + 0.5
         bald = smoothstep(points[UPPER_LIP, 1] - rows, -OUTLINE_FEATHER, 3 * OUTLINE_FEATHER)

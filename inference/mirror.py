@@ -29,7 +29,7 @@ FIT_ROUNDS = 10
 FIT_POINTS = 4000
 FIT_DEVIATION = 0.002 / METRES_PER_UNIT  # box units, 2 mm: pairs further apart hardly turn the plane
 FIT_PULL = 0.01  # of the plane to x = 0, where the landmarks have it, against a weight of 1 of the surface
-WIDEST_TURN = 0.1  # radians; beyond, the surface is no face
+WIDEST = 0.1  # radians, or box units, of the plane from x = 0; beyond, the surface is no face
 FACE_NORMAL_Z = 0.1  # normals of what may be face, head frame
 SHAPE_MISFIT = (0.004 / METRES_PER_UNIT, 0.012 / METRES_PER_UNIT)  # box units: mirrored fully, and no more
 NORMAL_COSINE = (0.6, 0.85)  # of normal and mirrored normal: not at all, and fully
@@ -40,7 +40,7 @@ BORDER = (0.35, 0.65)  # visibility between which mirrored pixels give way to th
 WIDEST_TONE = 0.2  # of the range of colours; more is another thing, not another tone
 DISAGREEMENT = (0.05, 0.12)  # of the two sides' colours, sRGB, without their tones, between which mirroring ends
 SPOT_PX = 13  # of the crop, 1 cm: dark spots in the skin up to this size are not mirrored
-SPOT_BLUR = 1.0  # px of the crop, standard deviation: noise is no spot
+SPOT_BLUR = 0.6  # px of the crop, standard deviation: noise is no spot
 SPOT_CONTRAST = (1.06, 1.12)  # how much brighter the skin around is: no spot, and surely one
 RELIGHT_RANGE = (0.75, 1.33)  # factors of sRGB between the light of the two sides; the fitted light is not known better
 INSIDE_FACE = (0.5, 0.97)  # of the soft outline: from it inwards, over 7 px of the crop
@@ -154,7 +154,8 @@ def fit_symmetry_plane(surface: Mesh, normals: FloatArray, chosen: NDArray[np.bo
         state = np.array([*turns, offset])
         system = slopes.T @ (weight[:, None] * slopes) + pull
         state = state - np.linalg.solve(system, slopes.T @ (weight * apart) + pull @ state)
-        turns, offset = np.clip(state[:2], -WIDEST_TURN, WIDEST_TURN), float(np.clip(state[2], -WIDEST_TURN, WIDEST_TURN))
+        state = np.clip(state, -WIDEST, WIDEST)
+        turns, offset = state[:2], float(state[2])
     return SymmetryPlane(*_plane_of(turns, offset))
 
 
@@ -216,7 +217,7 @@ def spotless_gain(image: NDArray[np.uint8], region: FaceRegion) -> NDArray[np.fl
     skin = region.face * region.bald * (1 - region.features)
     spot = smoothstep(contrast, *SPOT_CONTRAST) * smoothstep(skin, 0.5, 0.9)
     # A spot's rim has little contrast of its own.
-    spot = ndimage.gaussian_filter(ndimage.grey_dilation(spot, size=(3, 3)), SPOT_BLUR)
+    spot = ndimage.gaussian_filter(ndimage.grey_dilation(spot, size=(5, 5)), SPOT_BLUR)
     return (1 + spot * (contrast - 1)).astype(np.float32)
 
 

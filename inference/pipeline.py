@@ -160,7 +160,18 @@ def make_head(photo_path: Path, options: Options, models: Models, stages: Stages
             pictures = look_around(model.generator, whole, inversion.w_plus, portrait.camera, step)
             views = ModelViews(pictures, (lambda points: points) if refinement is None else refinement.place)
     with stages.stage("bake", "Painting the skin") as step:
-        head = bake(unwrapped.mesh, unwrapped.uv, portrait, photo, field, options.texture, step, views, options.mirror, options.delight)
+        head = bake(
+            unwrapped.mesh,
+            unwrapped.uv,
+            portrait,
+            photo,
+            field,
+            options.texture,
+            step,
+            views,
+            options.mirror,
+            options.delight,
+        )
     with stages.stage("judge", "Comparing with the photo"):
         quality = Quality(
             visible_share(head.mesh, head.visibility),

@@ -31,7 +31,14 @@ from inference.messages import Options
 from inference.preview import draw_view
 from inference.progress import Stages, silent
 from tests.reproduction import border_of, reproduction, soundness
-from training.identity import IdentityNetwork, embed, embed_found, gallery_rank, identity_distance, load_identity_network
+from training.identity import (
+    IdentityNetwork,
+    embed,
+    embed_found,
+    gallery_rank,
+    identity_distance,
+    load_identity_network,
+)
 from training.photo_measures import photo_paths
 
 PSNR_DB = 26.0  # lowest of any photo

@@ -32,7 +32,11 @@ STRANGE_PATH = "/tmp/Ünï cödé 写真/\udcff\n.jpg"  # accents, Chinese, a by
 @pytest.mark.parametrize(
     "message",
     [
-        Reconstruct(STRANGE_PATH, "out", Options("a b", "cpu", 64, 900, 128, seed=7, refinement="best")),
+        Reconstruct(
+            STRANGE_PATH,
+            "out",
+            Options("a b", "cpu", 64, 900, 128, seed=7, refinement="best", mirror=False, delight=0.25),
+        ),
         Convert((STRANGE_PATH, "visible_net.pt"), "models/a b.safetensors"),
         Cancel(),
         Close(),
