@@ -34,7 +34,9 @@ def head() -> TexturedHead:
     albedo[0] = (0, 0, 255)
     visibility = (unwrapped.mesh.vertices[:, 2] > 0).astype(np.float32)
     visibility_map = np.zeros((size, size), dtype=np.uint8)
-    return TexturedHead(unwrapped.mesh, unwrapped.uv, albedo, visibility, visibility_map, {}, "someone.jpg", visibility / 2)
+    return TexturedHead(
+        unwrapped.mesh, unwrapped.uv, albedo, visibility, visibility_map, {}, "someone.jpg", visibility / 2
+    )
 
 
 @pytest.fixture(scope="module")

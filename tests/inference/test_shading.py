@@ -80,7 +80,9 @@ def test_hair_keeps_its_hue_and_stays_dark() -> None:
     photo = np.where(hair[:, None], lit(HAIR, normals), lit(SKIN, normals))
     skin = (~hair).astype(float)
     even = photo * even_gain(normals, photo, skin, fit_light(normals, photo, skin), 1.0)[:, None]
-    np.testing.assert_allclose(even[hair] / even[hair].sum(axis=1, keepdims=True), np.tile(HAIR / HAIR.sum(), (hair.sum(), 1)))
+    np.testing.assert_allclose(
+        even[hair] / even[hair].sum(axis=1, keepdims=True), np.tile(HAIR / HAIR.sum(), (hair.sum(), 1))
+    )
     assert (even[hair].max(axis=1) < 1.5 * HAIR.max()).all()
 
 
