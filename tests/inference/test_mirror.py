@@ -122,7 +122,7 @@ def test_a_mole_stays_on_its_own_cheek(unwrapped: UnwrappedMesh) -> None:
     other = np.linalg.norm(points - SPOT * [-1, 1, 1], axis=1) < 0.012
     assert light[own].max() < 0.6
     # At its rim a shade is left, of the half that the mole itself is darker.
-    assert light[other].min() > 0.65 and np.quantile(light[other], 0.05) > 0.9
+    assert light[other].min() > 0.65 and np.quantile(light[other], 0.05) > 0.85
 
 
 def test_hair_over_one_temple_is_not_copied_to_the_other(unwrapped: UnwrappedMesh) -> None:
