@@ -11,12 +11,12 @@ TRAINING := $(OUT)/training
 HEADS ?= 3064
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint extension repository bench train lock clean
+.PHONY: help setup demo test lint extension repository bench photo-bench train lock clean
 
 help: ## Show this text
 	@echo "Headcast: one portrait photo becomes a textured 360-degree head in Blender."
 	@echo
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
 setup: $(READY) ## Make .venv from requirements/lock.txt (the other targets do it when needed)
 
@@ -59,6 +59,11 @@ bench: $(READY) ## Time a warm reconstruction, and PanoHead's sizes; BENCH_ARGS=
 	$(RUN) -m tests.bench $(BENCH_ARGS)
 	$(RUN) -m tests.surface_bench
 	$(RUN) -m tests.full_size_bench $(FULL_SIZE_ARGS)
+
+photo-bench: $(READY) ## Compare heads with their photos: make photo-bench PHOTOS=FOLDER [PHOTO_ARGS="--identity WEIGHTS --out DIR"]
+	@test -n "$(PHOTOS)" || { echo "error: the photo bench needs a folder with portraits."; \
+	    echo "hint: make photo-bench PHOTOS=/path/to/photos"; exit 1; }
+	$(RUN) -m tests.photo_bench $(PHOTOS) $(PHOTO_ARGS)
 
 # Each step goes on where it was stopped: interrupt it and call it again.
 train: $(READY) ## Train the starter model (hours): make train ASSETS=FOLDER [HEADS=3064], see CONTRIBUTING.md

@@ -88,7 +88,7 @@ class HEADCAST_PT_quality(bpy.types.Panel):
         layout.use_property_split = True
         layout.use_property_decorate = False
         layout.enabled = not SESSION.running
-        for name in ("grid", "faces", "texture_size", "seed", "detail"):
+        for name in ("grid", "faces", "texture_size", "seed", "detail", "mirror_face", "delight"):
             layout.prop(context.scene.headcast, name)
         layout.operator("headcast.open_folder", text="Open Folder of Heads", icon="FILE_FOLDER").folder = "HEADS"
 

@@ -6,7 +6,7 @@ import zlib
 from pathlib import Path
 
 import bpy
-from bpy.props import BoolProperty, EnumProperty, IntProperty, PointerProperty, StringProperty
+from bpy.props import BoolProperty, EnumProperty, FloatProperty, IntProperty, PointerProperty, StringProperty
 
 from ..inference.messages import MODEL_SUFFIX, Failed, Options
 from . import seen_in_photo
@@ -189,6 +189,19 @@ class HEADCAST_PG_settings(bpy.types.PropertyGroup):
         description="Carries the photo's fine detail of hair and skin on over the side that it does not show",
         default=DEFAULTS.detail,
     )
+    mirror_face: BoolProperty(
+        name="Mirror Face",
+        description="Paints the half of the face that the photo does not show like the half it does",
+        default=DEFAULTS.mirror_face,
+    )
+    delight: FloatProperty(
+        name="Even Out Light",
+        description="How much of the photo's shadows and gloss is taken out of the skin, so that it can be lit anew",
+        default=DEFAULTS.delight,
+        min=0,
+        max=1,
+        subtype="FACTOR",
+    )
 
     def options(self) -> Options:
         """The same choices in the engine's words."""
@@ -203,6 +216,8 @@ class HEADCAST_PG_settings(bpy.types.PropertyGroup):
             neck=self.neck.lower(),
             symmetry=self.symmetry.lower(),
             detail=self.detail,
+            mirror_face=self.mirror_face,
+            delight=self.delight,
         )
 
     def missing_model(self) -> Failed | None:

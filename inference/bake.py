@@ -21,12 +21,15 @@ from scipy.sparse.linalg import splu
 from .alignment import AlignedPortrait
 from .camera import project, unproject
 from .detail import surface_detail
+from .face_region import GAMMA, FaceRegion
 from .facing import Facing, depth_map_of, smoothstep
+from .mirror import MirrorPaint, mirror_paint
 from .model_views import ModelViews, ViewPaint
 from .photo import Photo
 from .progress import Progress
 from .raster import fragment_chunks, sample_image
 from .resampling import transform_points
+from .shading import even_gain, fit_light
 from .surface import Mesh, weld
 
 FloatArray = NDArray[np.floating]
@@ -54,6 +57,13 @@ PLAIN_MISFIT = 0.05  # of colours, [0, 1], where the photo shows them: there the
 CORRECTION_SMOOTHNESS = 0.012  # box units, 6 mm: below this scale, photo and model may differ
 CORRECTION_REACH = 0.15  # box units, 8 cm: how far behind the border the correction fades out
 MAX_CORRECTION = 0.35  # of the range of colours; more is a wrong pixel, not a wrong tone
+
+# The mirrored photo
+MIRROR_CONFIDENCE = 0.5  # half way between seen and imagined
+
+MIRROR_REACH = 0.02  # box units, 1 cm: how far around the mirrored face the model's colours follow it
+
+DELIGHT_SMOOTHNESS = 0.02  # box units, 1 cm: light changes no faster than that, apart from cast shadows
 
 MAX_PAINT_FACES = 200_000  # faces are split up to this number: sides of 2 mm, finer than the model's colours
 COLOUR_CHUNK = 65536  # points between two progress calls
@@ -88,6 +98,7 @@ class TexturedHead:
     visibility_map: (t, t) uint8, the same per texel, 0..255.
     anchors:        points on the surface by name, (3,) in the head frame.
     source:         name of the photo's file.
+    confidence:     (v,) float32, the visibility, and up to MIRROR_CONFIDENCE where the photo saw only the mirror point.
     """
 
     mesh: Mesh
@@ -97,6 +108,7 @@ class TexturedHead:
     visibility_map: NDArray[np.uint8]
     anchors: dict[str, FloatArray]
     source: str
+    confidence: NDArray[np.float32]
 
 
 def bake(
@@ -110,6 +122,8 @@ def bake(
     views: ModelViews | None = None,
     detail_seed: int | None = None,
     most_photo: FloatArray | None = None,
+    mirror: bool = True,
+    delight: float = 0.0,
 ) -> TexturedHead:
     """Texture the head from its photo and its model.
 
@@ -122,6 +136,8 @@ def bake(
     detail_seed:  of the photo's fine detail carried on over the unseen side; None leaves that side smooth, and pictures
                   of the model have detail of their own.
     most_photo:   (v,) in [0, 1] share of the photo at each vertex that is not exceeded, however plainly it is seen.
+    mirror:       whether the half of the face that was seen also paints the other.
+    delight:      how much of the photo's light is taken out of its colours, from 0 to 1; at 0 they stay as they are.
     """
     progress(0.0, "Finding what the photo shows")
     fine, fine_uv = subdivide(mesh, uv, MAX_PAINT_FACES)
@@ -130,29 +146,52 @@ def bake(
     crop_px = project(whole.vertices, portrait.camera)[0] * len(portrait.image)
     trust_map = matte_trust(portrait.matte, portrait.image)
     depth_map = depth_map_of(mesh, portrait.camera)
-    facing = Facing(whole).weight(portrait.camera, depth_map)
+    surface = Facing(whole)
+    facing = surface.weight(portrait.camera, depth_map)
     if most_photo is not None:
         _, most = subdivide(mesh, most_photo[:, None], MAX_PAINT_FACES)
         facing = np.minimum(facing, most[np.unique(whole_vertex, return_index=True)[1], 0])
     visibility = facing * sample_image(trust_map[..., None], crop_px)[:, 0]
 
     progress(0.1, "Matching colours")
-    field_colour = _colour_at(field, whole.vertices, lambda share: progress(0.1 + 0.2 * share, "Matching colours"))
+    field_colour = _colour_at(field, whole.vertices, lambda share: progress(0.1 + 0.15 * share, "Matching colours"))
     paint = ViewPaint.of(views, whole, mesh, MATCH_BLUR / len(portrait.image)) if views is not None else None
     model_colour = field_colour if paint is None else paint.soft_colour(field_colour)
-    photo_colour = _soft_photo(portrait.image, trust_map, crop_px)
+    soft = _soft_picture(portrait.image, trust_map)
+    seen_colour = sample_image(soft, crop_px).astype(np.float64)
+    region = FaceRegion.of(portrait, trust_map)
+    gain, shade = _photo_light(surface, seen_colour, visibility, region, crop_px, delight)
+    photo_colour = seen_colour * gain[:, None]
+
+    progress(0.25, "Matching colours")
     tone = fit_tone(model_colour, photo_colour, visibility)
     matched = tone.apply(model_colour)
+    half: MirrorPaint | None = None
+    if mirror:
+
+        def spread(values: FloatArray, weight: FloatArray) -> FloatArray:
+            return _spread_on_whole(mesh, fine, whole_vertex, values, weight)
+
+        half = mirror_paint(surface, visibility, gain, shade, soft, photo_colour, matched, portrait, region, spread)
+        facing, visibility = half.beside(facing), half.beside(visibility)
+        progress(0.3, "Matching colours")
     doubt = doubt_of(matched, photo_colour, visibility)
     matched = matched + doubt * (Palette.of(photo_colour, visibility).nearest(matched) - matched)
     residual = np.clip(photo_colour - matched, -MAX_CORRECTION, MAX_CORRECTION)
     matched = matched[whole_vertex] + _correction(mesh, fine, residual[whole_vertex], visibility[whole_vertex])
+    if half is not None:
+        # Around the mirrored part the model gives way too, but not far: hair beside it was not seen to be redder.
+        copied = half.weight[whole_vertex]
+        residual = np.clip(half.colour[whole_vertex] - matched, -MAX_CORRECTION, MAX_CORRECTION)
+        matched += _correction(mesh, fine, residual, copied * (1 - visibility[whole_vertex]), MIRROR_REACH)
 
     # All of these are smooth on the surface: linear between the corners of a face.
-    on_vertices = [matched, facing[whole_vertex], crop_px[whole_vertex]]
+    on_vertices = {"matched": matched, "facing": facing, "crop_px": crop_px, "gain": gain}
+    if half is not None:
+        on_vertices |= {"half_px": half.crop_px, "half_gain": half.gain, "half_tone": half.tone, "half": half.weight}
     if paint is not None:
-        on_vertices += [field_colour[whole_vertex], model_colour[whole_vertex], paint.vertex_values[whole_vertex]]
-    vertex_values = np.column_stack(on_vertices).astype(np.float32)
+        on_vertices |= {"field": field_colour, "model": model_colour, "paint": paint.vertex_values}
+    vertex_values, column = _side_by_side(on_vertices, whole_vertex)
     texels_per_crop_px = _texels_per_crop_px(portrait, mesh, uv, texture_size)
     pixels, pixels_from_crop = _photo_pixels(photo, portrait, crop_px, texels_per_crop_px)
     detail = None
@@ -171,6 +210,10 @@ def bake(
             detail_seed,
             lambda done, label: progress(0.35 + 0.05 * done, label),
         )
+
+    def photo_at(on_crop: FloatArray) -> NDArray[np.float32]:
+        return sample_image(pixels, transform_points(pixels_from_crop, on_crop)) / np.float32(255)
+
     size = (texture_size, texture_size)
     albedo = np.zeros((*size, 3), dtype=np.uint8)
     visibility_map = np.zeros(size, dtype=np.uint8)
@@ -178,17 +221,24 @@ def bake(
     for done, cover in fragment_chunks(fine_uv * texture_size, fine.faces, size):
         progress(0.4 + 0.5 * done, "Painting")
         values = cover.interpolate(vertex_values, fine.faces)
-        colour, weight = values[:, :3], values[:, 3]
-        seen = np.flatnonzero(weight > 0)
-        on_crop = values[seen, 4:6]
+        colour, weight = values[:, column["matched"]], values[:, column["facing"]][:, 0]
         if paint is not None:
             # Soft colours are matched to the photo's; the detail comes on top.
-            sharp = paint.colour(values[:, 6:9], values[:, 12:])
-            colour += (sharp - values[:, 9:12]) @ tone.matrix.astype(np.float32)
+            sharp = paint.colour(values[:, column["field"]], values[:, column["paint"]])
+            colour += (sharp - values[:, column["model"]]) @ tone.matrix.astype(np.float32)
         if detail is not None:
             detail.add(colour, cover)
+        if half is not None:
+            copied = np.flatnonzero(values[:, column["half"]][:, 0] > 0)
+            there = values[copied]
+            on_crop = there[:, column["half_px"]]
+            pixel = photo_at(on_crop) * sample_image(half.spotless, on_crop) * there[:, column["half_gain"]]
+            pixel += there[:, column["half_tone"]]
+            colour[copied] += there[:, column["half"]] * (pixel - colour[copied])
+        seen = np.flatnonzero(weight > 0)
+        on_crop = values[seen, column["crop_px"]]
         weight[seen] *= sample_image(trust_map[..., None], on_crop)[:, 0]
-        pixel = sample_image(pixels, transform_points(pixels_from_crop, on_crop)) / np.float32(255)
+        pixel = photo_at(on_crop) * values[seen, column["gain"]]
         colour[seen] += weight[seen, None] * (pixel - colour[seen])
         albedo[cover.row, cover.column] = np.rint(np.clip(colour, 0, 1) * 255)
         visibility_map[cover.row, cover.column] = np.rint(weight * 255)
@@ -196,14 +246,17 @@ def bake(
 
     progress(0.9, "Padding the texture")
     painted = fill_uncovered(np.dstack([albedo, visibility_map]), covered)
+    confidence = visibility if half is None else visibility + (1 - visibility) * MIRROR_CONFIDENCE * half.weight
+    own_vertex = whole_vertex[: len(mesh.vertices)]
     return TexturedHead(
         mesh=mesh,
         uv=uv,
         albedo=np.ascontiguousarray(painted[..., :3]),
-        visibility=visibility[whole_vertex[: len(mesh.vertices)]].astype(np.float32),
+        visibility=visibility[own_vertex].astype(np.float32),
         visibility_map=np.ascontiguousarray(painted[..., 3]),
         anchors=find_anchors(depth_map, portrait),
         source=photo.path.name,
+        confidence=confidence[own_vertex].astype(np.float32),
     )
 
 
@@ -300,15 +353,17 @@ class Palette:
         return np.stack(channels, axis=1)
 
 
-def spread_over_surface(mesh: Mesh, values: FloatArray, weight: FloatArray) -> FloatArray:
+def spread_over_surface(
+    mesh: Mesh, values: FloatArray, weight: FloatArray, reach: float = CORRECTION_REACH
+) -> FloatArray:
     """A smooth function on the mesh that follows values where they are trusted and fades to 0 far from there.
 
-    values: (v, k); weight: (v,) trust from 0 to 1.
+    values: (v, k); weight: (v,) trust from 0 to 1; reach: box units, over which it fades.
     Returns: (v, k), the minimiser of weight (f - values)^2 + smoothness^2 |grad f|^2 + (smoothness / reach)^2 f^2, the
-             last where the trust is 0: a membrane that decays over CORRECTION_REACH.
+             last where the trust is 0: a membrane that decays over the reach.
     """
     stiffness, area = _stiffness_and_area(mesh)
-    decay = (CORRECTION_SMOOTHNESS / CORRECTION_REACH) ** 2 * (1.0 - weight)
+    decay = (CORRECTION_SMOOTHNESS / reach) ** 2 * (1.0 - weight)
     system = CORRECTION_SMOOTHNESS**2 * stiffness + sparse.diags(area * (weight + decay))
     return splu(system.tocsc()).solve((area * weight)[:, None] * values)
 
@@ -397,15 +452,60 @@ def _local_mean(image: NDArray[np.float32], weight: NDArray[np.float32]) -> tupl
     return total / np.maximum(support, 1e-6)[..., None], support
 
 
-def _soft_photo(image: NDArray[np.uint8], trust: NDArray[np.float32], crop_px: FloatArray) -> FloatArray:
-    """(v, 3) sRGB of the crop around each vertex, averaged over trusted pixels only."""
+def _soft_picture(image: NDArray[np.uint8], trust: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(s, s, 3) sRGB in [0, 1]: the crop, each pixel the average of the trusted ones around it."""
     weight = trust + np.float32(1e-4)  # far from all trusted pixels, any average will do: its weight is 0
     blurred_weight = ndimage.gaussian_filter(weight, MATCH_BLUR)
     colour = ndimage.gaussian_filter(image * (weight[..., None] / np.float32(255)), (MATCH_BLUR, MATCH_BLUR, 0))
-    return sample_image(colour / blurred_weight[..., None], crop_px).astype(np.float64)
+    return colour / blurred_weight[..., None]
 
 
-def _correction(coarse: Mesh, fine: Mesh, residual: FloatArray, weight: FloatArray) -> FloatArray:
+def _photo_light(
+    surface: Facing,
+    seen_colour: FloatArray,
+    visibility: FloatArray,
+    region: FaceRegion,
+    crop_px: FloatArray,
+    delight: float,
+) -> tuple[FloatArray, FloatArray]:
+    """(v,) what the photo's sRGB is multiplied with to even out its light, and (v,) such a factor of the light left."""
+    bare = region.face * region.skin * (1 - region.features)
+    skin = visibility * sample_image(bare[..., None], crop_px)[:, 0]
+    light = fit_light(surface.normals, seen_colour, skin)
+    shade = light.shading(surface.normals) ** ((1 - delight) / GAMMA)
+    gain = even_gain(surface.normals, seen_colour, skin, light, delight)
+    return surface.averaged(gain, DELIGHT_SMOOTHNESS), surface.averaged(shade, DELIGHT_SMOOTHNESS)
+
+
+def _side_by_side(
+    values: dict[str, FloatArray], whole_vertex: IntArray
+) -> tuple[NDArray[np.float32], dict[str, slice]]:
+    """Values by name, (v,) or (v, k) each, as the columns of one array, and which columns each has.
+
+    Those of welded vertices are given to all that `whole_vertex` (v,) names.
+    """
+    columns: dict[str, slice] = {}
+    parts: list[FloatArray] = []
+    width = 0
+    for name, value in values.items():
+        part = value.reshape(len(value), -1)
+        parts.append(part if len(part) == len(whole_vertex) else part[whole_vertex])
+        columns[name] = slice(width, width + part.shape[1])
+        width += part.shape[1]
+    return np.column_stack(parts).astype(np.float32), columns
+
+
+def _spread_on_whole(
+    mesh: Mesh, fine: Mesh, whole_vertex: IntArray, values: FloatArray, weight: FloatArray
+) -> FloatArray:
+    """`_correction` of values (v, k) and weights (v,) at the welded vertices of `fine`."""
+    spread = _correction(mesh, fine, values[whole_vertex], weight[whole_vertex])
+    return spread[np.unique(whole_vertex, return_index=True)[1]]
+
+
+def _correction(
+    coarse: Mesh, fine: Mesh, residual: FloatArray, weight: FloatArray, reach: float = CORRECTION_REACH
+) -> FloatArray:
     """(v, 3) `spread_over_surface` for a subdivided, unwrapped mesh, solved on the mesh before it was subdivided.
 
     residual, weight: (v, 3) and (v,) at the vertices of `fine`, whose first ones are those of `coarse`.
@@ -413,7 +513,7 @@ def _correction(coarse: Mesh, fine: Mesh, residual: FloatArray, weight: FloatArr
     whole, whole_vertex = weld(coarse)
     count = len(coarse.vertices)
     first = np.unique(whole_vertex, return_index=True)[1]
-    correction = spread_over_surface(whole, residual[:count][first], weight[:count][first])[whole_vertex]
+    correction = spread_over_surface(whole, residual[:count][first], weight[:count][first], reach)[whole_vertex]
     # What subdivision did to the places it also does to the values.
     return subdivide(coarse, correction, len(fine.faces))[1]
 

@@ -37,6 +37,8 @@ OPTION_HELP = {
     "neck": "closed by a cap, or open",
     "symmetry": "both sides alike: off, average of both, or mirror the one seen better",
     "detail": "carry the photo's fine detail of hair and skin on over the unseen side",
+    "mirror_face": "paint the half of the face that is hidden like the one that is seen",
+    "delight": "share of the photo's light and gloss that is taken out of the colours, 0 to 1",
 }
 
 
@@ -55,6 +57,16 @@ def make_parser() -> argparse.ArgumentParser:
     job.add_argument("photo", type=Path, metavar="PHOTO", help="JPEG, PNG, TIFF or WebP with a face")
     job.add_argument("-o", "--out", type=Path, metavar="DIR", required=True, help="folder that appears with the head")
     add_options(job)
+    many = commands.add_parser(
+        "batch",
+        help="make heads from many photos; goes on where it was stopped",
+        description="A folder with a head for each photo, a table (batch.csv) and a contact sheet. Run it again to go "
+        "on: heads that are there, of the same photo and options, stay.",
+    )
+    many.add_argument("photos", type=Path, nargs="+", metavar="PHOTO", help="photos, or folders with some")
+    many.add_argument("-o", "--out", type=Path, metavar="DIR", required=True, help="folder for the heads' folders")
+    many.add_argument("--workers", type=int, default=1, help="heads made at a time, 2 GB each (default: %(default)s)")
+    add_options(many)
     add_reuse(commands)
     add_convert(commands)
     look = commands.add_parser(
@@ -165,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         given = make_parser().parse_args(arguments)
         again = dict.fromkeys(("rebuild", "rebake", "reroll"), make_again)
-        run = {"reconstruct": reconstruct, "convert": convert, "doctor": doctor, **again}[given.command]
+        run = {"reconstruct": reconstruct, "convert": convert, "doctor": doctor, "batch": batch, **again}[given.command]
         return run(given, bar) or 0
     except (KeyboardInterrupt, Cancelled):
         bar.end()
@@ -191,6 +203,28 @@ def reconstruct(given: argparse.Namespace, bar: ProgressBar) -> None:
     models = pipeline.load_models(options.model, options.device)
     report = pipeline.reconstruct(given.photo, given.out, options, models, bar)
     tell(report, given.out, bar)
+
+
+def batch(given: argparse.Namespace, bar: ProgressBar) -> int:
+    """The command of that name; returns the exit code, that of a known error where a photo gave no head."""
+    from . import batch, pipeline
+
+    options = Options(**{option.name: getattr(given, option.name) for option in fields(Options)})
+    pipeline.check_options(options)
+
+    def told(outcome: batch.Outcome, done: int, count: int) -> None:
+        bar.end()
+        words = f": {outcome.words}" if outcome.words else ""
+        print(f"{done}/{count} {outcome.entry.photo.name} {outcome.result}{words}", file=sys.stderr)
+
+    try:
+        outcomes = batch.run(given.photos, given.out, options, given.workers, told)
+    except KeyboardInterrupt:
+        bar.end()
+        print("cancelled; finished heads stay, and the same command goes on", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    print(given.out / batch.TABLE)
+    return EXIT_KNOWN if any(outcome.report is None for outcome in outcomes) else 0
 
 
 def make_again(given: argparse.Namespace, bar: ProgressBar) -> None:

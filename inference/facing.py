@@ -15,21 +15,22 @@ FloatArray = NDArray[np.floating]
 DEPTH_SIZE = 1024  # px of the depth picture: .3 mm on the head
 OUTLINE_MARGIN = 6  # px of DEPTH_SIZE around nearer parts of the head: the shape is not better known than that, 2 mm
 DEPTH_SLACK = 0.02  # box units, 1 cm: what lies less deep behind an outline is the same part of the head
-UNSEEN_COSINE = 0.15  # cosine of the angle between normal and ray: below, a pixel smears over 3 mm and more
-PLAIN_COSINE = 0.45  # from here on a picture is trusted fully
+UNSEEN_COSINE = 0.12  # cosine of the angle between normal and ray: below, a pixel smears over 4 mm and more
+PLAIN_COSINE = 0.35  # from here on a picture is trusted fully
 WRINKLE_WIDTH = 0.012  # box units, 6 mm: normals are averaged over it, so that lids and nostrils hide nothing
 FOLD_WIDTH = 0.012  # box units: narrower hidden strips are painted from the picture, smeared but of its colours
-FEATHER_WIDTH = 0.02  # box units, 1 cm: over which trust rises from a border
+FEATHER_WIDTH = 0.012  # box units, 6 mm: over which trust rises from a border
 
 
 class Facing:
     """A surface that cameras look at.
 
-    mesh: welded, so that nothing computed on the surface knows of seams.
+    mesh:    welded, so that nothing computed on the surface knows of seams.
+    normals: (v, 3) unit, averaged over wrinkles.
     """
 
     def __init__(self, mesh: Mesh) -> None:
-        self._mesh = mesh
+        self.mesh = mesh
         self._neighbours = _neighbours(mesh)
         counts = np.asarray(self._neighbours.sum(axis=1)).ravel()
         self._average = sparse.diags(1 / np.maximum(counts, 1)) @ self._neighbours
@@ -37,13 +38,13 @@ class Facing:
         normals = vertex_normals(mesh)
         for _ in self._rings(WRINKLE_WIDTH):
             normals = self._average @ normals
-        self._normals = normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-9)
+        self.normals = normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-9)
 
     def cosine(self, camera: Camera) -> FloatArray:
         """(v,) cosine of the angle between the normal, averaged over wrinkles, and the ray to the camera."""
-        towards = camera.position - self._mesh.vertices
+        towards = camera.position - self.mesh.vertices
         towards /= np.linalg.norm(towards, axis=1, keepdims=True)
-        return np.einsum("ij,ij->i", self._normals, towards)
+        return np.einsum("ij,ij->i", self.normals, towards)
 
     def weight(self, camera: Camera, depth_map: NDArray[np.float32]) -> FloatArray:
         """(v,) how plainly a camera sees each vertex, from 0 to 1.
@@ -53,7 +54,7 @@ class Facing:
         """
         size = len(depth_map)
         nearest = ndimage.minimum_filter(depth_map, size=2 * OUTLINE_MARGIN + 1, mode="constant", cval=np.inf)
-        picture, depth = project(self._mesh.vertices, camera)
+        picture, depth = project(self.mesh.vertices, camera)
         column, row = np.clip((picture * size).astype(np.int64), 0, size - 1).T
         cosine = self.cosine(camera)
         in_picture = ((picture >= 0) & (picture <= 1)).all(axis=1)
@@ -65,10 +66,20 @@ class Facing:
             seen = self._inner(seen)
 
         weight = np.where(self._inner(seen), smoothstep(cosine, UNSEEN_COSINE, PLAIN_COSINE), 0.0)
+        return self.faded(weight, FEATHER_WIDTH)
+
+    def faded(self, weight: FloatArray, width: float) -> FloatArray:
+        """(v,) weights that rise over about `width`, box units, from where they are 0, and are nowhere more."""
         # Averaging spreads zeros inwards; the minimum keeps trust from growing outwards.
-        for _ in self._rings(FEATHER_WIDTH):
+        for _ in self._rings(width):
             weight = np.minimum(weight, self._average @ weight)
         return weight
+
+    def averaged(self, values: FloatArray, width: float) -> FloatArray:
+        """Values per vertex (v, ...) averaged over neighbours within about `width`, box units."""
+        for _ in self._rings(width):
+            values = self._average @ values
+        return values
 
     def _rings(self, width: float) -> range:
         """One step for each ring of vertices in `width`, box units."""

@@ -16,10 +16,11 @@ from .surface import metres_from_head, vertex_normals
 SKIN_ROUGHNESS = 0.6  # dry skin and hair between oily forehead (.4) and cloth
 NODE_NAME = "Head"
 VISIBILITY_ATTRIBUTE = "_VISIBILITY"  # glTF wants an underscore before names of one's own
+CONFIDENCE_ATTRIBUTE = "_CONFIDENCE"
 
 
 def write_glb(head: TexturedHead, path: Path) -> None:
-    """Write mesh, texture, normals and visibility.
+    """Write mesh, texture, normals, visibility and confidence.
 
     glTF's axes are the head frame's (+y up, +z out of the face), so only scale and origin change. Vertices are split
     at the seams of the texture, with one shared normal, so that no seam shows in the shading.
@@ -34,7 +35,10 @@ def write_glb(head: TexturedHead, path: Path) -> None:
         vertices=head.mesh.vertices @ to_metres[:3, :3].T + to_metres[:3, 3],
         faces=head.mesh.faces,
         vertex_normals=vertex_normals(head.mesh),
-        vertex_attributes={VISIBILITY_ATTRIBUTE: head.visibility.astype(np.float32)},
+        vertex_attributes={
+            VISIBILITY_ATTRIBUTE: head.visibility.astype(np.float32),
+            CONFIDENCE_ATTRIBUTE: head.confidence.astype(np.float32),
+        },
         visual=TextureVisuals(uv=uv, material=skin),
         process=False,  # keep every vertex, also those at the same place
     )

@@ -34,6 +34,8 @@ class Options:
     neck: str = "closed"  # closed by a flat cap, or open: one border loop, for joining to a body
     symmetry: str = "off"  # off; average: both sides alike, half way between; mirror: the side the photo shows better
     detail: bool = True  # whether the photo's fine detail of hair and skin is carried on over what it does not show
+    mirror_face: bool = True  # whether the half of the face that the photo saw also paints the half it did not
+    delight: float = 0.5  # how much of the photo's light is taken out of its colours, from 0 to 1
 
 
 @dataclass(frozen=True)

@@ -241,6 +241,8 @@ def paint(
             views,
             most_photo=most_photo,
             detail_seed=options.seed if options.detail else None,
+            mirror=options.mirror_face,
+            delight=options.delight,
         )
 
 
@@ -433,6 +435,10 @@ def check_options(options: Options) -> None:
         value = getattr(options, name)
         if value not in choices:
             raise BadOption(f"The {name} cannot be {value!r}.", f"Choose one of {', '.join(choices)}.")
+    if not 0 <= options.delight <= 1:
+        raise BadOption(
+            f"The share of light taken out cannot be {options.delight}.", "Choose a number from 0 to 1 for delight."
+        )
     for name, (lowest, highest) in LIMITS.items():
         value = getattr(options, name)
         if not isinstance(value, int) or not lowest <= value <= highest:

@@ -76,10 +76,10 @@ def test_extension_and_project_have_one_version() -> None:
 
 
 def test_commands_in_the_documents_exist() -> None:
-    targets = set(re.findall(r"^([a-z]+):", read("Makefile"), flags=re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", read("Makefile"), flags=re.MULTILINE))
     for document in ("README.md", "CONTRIBUTING.md"):
-        named = set(re.findall(r"`make ([a-z]+)", read(document))) | set(
-            re.findall(r"^ {4}make ([a-z]+)", read(document), flags=re.MULTILINE)
+        named = set(re.findall(r"`make ([a-z-]+)", read(document))) | set(
+            re.findall(r"^ {4}make ([a-z-]+)", read(document), flags=re.MULTILINE)
         )
         assert named <= targets, document
 

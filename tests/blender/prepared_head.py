@@ -72,6 +72,7 @@ def write_job_folder(folder: Path, version: int = 0) -> Path:
         visibility_map=np.zeros((TEXTURE, TEXTURE), np.uint8),
         anchors={},
         source="prepared",
+        confidence=(vertices[:, 2] > 0).astype(np.float32),
     )
     write_glb(head, folder / "head.glb")
 

@@ -34,7 +34,9 @@ def head() -> TexturedHead:
     albedo[0] = (0, 0, 255)
     visibility = (unwrapped.mesh.vertices[:, 2] > 0).astype(np.float32)
     visibility_map = np.zeros((size, size), dtype=np.uint8)
-    return TexturedHead(unwrapped.mesh, unwrapped.uv, albedo, visibility, visibility_map, {}, "someone.jpg")
+    return TexturedHead(
+        unwrapped.mesh, unwrapped.uv, albedo, visibility, visibility_map, {}, "someone.jpg", visibility / 2
+    )
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +103,7 @@ def test_normals_point_out_and_are_shared_across_seams(head: TexturedHead, read:
 
 def test_visibility_travels_as_a_vertex_attribute(head: TexturedHead, read: trimesh.Trimesh) -> None:
     np.testing.assert_array_equal(np.ravel(read.vertex_attributes["_VISIBILITY"]), head.visibility)
+    np.testing.assert_array_equal(np.ravel(read.vertex_attributes["_CONFIDENCE"]), head.confidence)
 
 
 def test_skin_is_rough_and_not_metal_and_the_node_has_a_name(file: Path) -> None:

@@ -36,7 +36,11 @@ STRANGE_PATH = "/tmp/Ünï cödé 写真/\udcff\n.jpg"  # accents, Chinese, a by
 @pytest.mark.parametrize(
     "message",
     [
-        Reconstruct(STRANGE_PATH, "out", Options("a b", "cpu", 64, 900, 128, seed=7, refinement="best")),
+        Reconstruct(
+            STRANGE_PATH,
+            "out",
+            Options("a b", "cpu", 64, 900, 128, seed=7, refinement="best", mirror_face=False, delight=0.25),
+        ),
         Rebuild(STRANGE_PATH, "out", {"grid": 384, "device": "cpu"}),
         Rebake("head", STRANGE_PATH, "out", {"texture": 512}, own_uv_only=True),
         Reroll("head", "out", 3),

@@ -32,9 +32,8 @@ def head() -> TexturedHead:
     covered = np.zeros((size, size), dtype=bool)
     covered[cover.row, cover.column] = True
     albedo = fill_uncovered(albedo, covered)
-    return TexturedHead(
-        unwrapped.mesh, unwrapped.uv, albedo, np.ones(len(unwrapped.uv)), albedo[..., 0], {}, "someone.jpg"
-    )
+    seen = np.ones(len(unwrapped.uv), np.float32)
+    return TexturedHead(unwrapped.mesh, unwrapped.uv, albedo, seen, albedo[..., 0], {}, "someone.jpg", seen)
 
 
 @pytest.fixture(scope="module")

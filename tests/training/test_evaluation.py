@@ -231,7 +231,7 @@ def painted_ball(hair_behind: tuple[int, int, int]) -> TexturedHead:
     albedo[:118, 57:75] = albedo[:118, 181:199] = (60, 45, 35)  # y above .02, over the ears
     albedo[:77, 57:199] = (60, 45, 35)  # y above .1
     visibility = (z > -0.02).astype(np.float32)
-    return TexturedHead(mesh, uv, albedo, visibility, np.zeros((256, 256), np.uint8), {}, "ball")
+    return TexturedHead(mesh, uv, albedo, visibility, np.zeros((256, 256), np.uint8), {}, "ball", visibility)
 
 
 def test_hair_that_changes_its_colour_behind_is_noticed() -> None:
