@@ -1,6 +1,7 @@
 """Headcast without Blender: `python -m inference reconstruct PHOTO --out DIR`, and more.
 
-`rebuild`, `rebake` and `reroll` make a finished head again from its folder; `convert` is for published weights.
+`rebuild`, `rebake` and `reroll` make a finished head again from its folder, `rig` makes it animatable; `convert` is for
+published weights.
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ def make_parser() -> argparse.ArgumentParser:
     many.add_argument("--workers", type=int, default=1, help="heads made at a time, 2 GB each (default: %(default)s)")
     add_options(many)
     add_reuse(commands)
+    add_rig(commands)
     add_convert(commands)
     look = commands.add_parser(
         "doctor",
@@ -113,6 +115,18 @@ def add_reuse(commands: argparse._SubParsersAction[_Parser]) -> None:
     add_options(rebuild, kept=True)
     add_options(rebake, SHAPE_OPTIONS, kept=True)
     add_options(reroll, {option.name for option in fields(Options)} - {"model", "device"}, kept=True)
+
+
+def add_rig(commands: argparse._SubParsersAction[_Parser]) -> None:
+    """The command that makes a finished head animatable."""
+    rig = commands.add_parser(
+        "rig",
+        help="make a finished head rig-ready",
+        description="Fit an animatable head with clean topology, 52 face shapes and bones to a finished head, and "
+        "write it into the same folder, beside head.glb: rig.npz, and its skin as rig_skin.png.",
+    )
+    rig.add_argument("folder", type=Path, metavar="FOLDER", help="of the finished head")
+    add_options(rig, {option.name for option in fields(Options)} - {"model", "device", "texture"}, kept=True)
 
 
 def add_convert(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -177,7 +191,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         given = make_parser().parse_args(arguments)
         again = dict.fromkeys(("rebuild", "rebake", "reroll"), make_again)
-        run = {"reconstruct": reconstruct, "convert": convert, "doctor": doctor, "batch": batch, **again}[given.command]
+        made = {"reconstruct": reconstruct, "batch": batch, "rig": rig, "convert": convert, "doctor": doctor}
+        run = (made | again)[given.command]
         return run(given, bar) or 0
     except (KeyboardInterrupt, Cancelled):
         bar.end()
@@ -243,6 +258,24 @@ def make_again(given: argparse.Namespace, bar: ProgressBar) -> None:
     else:
         report = reuse.reroll(given.folder, given.out, given.seed, options, models, bar, notes)
     tell(report, given.out, bar)
+
+
+def rig(given: argparse.Namespace, bar: ProgressBar) -> None:
+    """The command of that name; raises what `make_rig` raises."""
+    bar(0.0, "Starting the engine")
+    from . import pipeline, reuse
+    from .rigging.make_rig import make_rig
+
+    changes = {name: value for name, value in vars(given).items() if name in ("model", "device", "texture")}
+    options, notes = reuse.folder_options(given.folder, changes)
+    bar(0.0, "Loading the model")
+    models = pipeline.load_models(options.model, options.device)
+    report = make_rig(given.folder, options, models, bar, notes)
+    bar.end()
+    for warning in report["warnings"]:
+        print(f"warning: {warning}", file=sys.stderr)
+    for name in report["files"]:
+        print(given.folder / name)
 
 
 def tell(report: Mapping[str, Any], out_dir: Path, bar: ProgressBar) -> None:

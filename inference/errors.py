@@ -104,6 +104,11 @@ class NoSurface(HeadcastError):
     hint = "Try a photo with a plainer background and more even light."
 
 
+class LandmarksMissing(HeadcastError):
+    message = "The head has no landmarks of its face, so it cannot be made rig-ready."
+    hint = "Make the head again from a photo where both eyes are visible."
+
+
 class OutputNotWritable(HeadcastError):
     message = "The output folder cannot be written."
     hint = "Choose a folder you may write to, on a disk with free space."

@@ -176,7 +176,7 @@ def reroll(
     with memory_shortage_named():
         with stages.stage("read", "Reading the head"):
             kept = _read(folder, models)
-            albedo = _albedo(folder, kept.finished.visibility_map.shape[0])
+            albedo = folder_albedo(folder, kept.finished.visibility_map.shape[0])
             source = _of_seed(kept.source, seed, models)
         with stages.stage("refine", "Imagining the unseen side"):
             whole = source.whole(models.head.generator)
@@ -255,7 +255,7 @@ def _of_seed(source: HeadSource, seed: int, models: Models) -> HeadSource:
     return replace(source, unseen=replace(unseen, version=version, seed=seed))
 
 
-def _albedo(folder: Path, size: int) -> NDArray[np.uint8]:
+def folder_albedo(folder: Path, size: int) -> NDArray[np.uint8]:
     """(size, size, 3) the texture in the folder's head.glb. Raises HeadFileMissing or HeadFileDamaged."""
     path = folder / GLB_NAME
     if not path.is_file():
