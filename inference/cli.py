@@ -20,6 +20,7 @@ from typing import Any, NoReturn, TextIO
 from .errors import BadOption, HeadcastError, UnexpectedFailure, known_failure
 from .messages import Options
 from .progress import Cancelled
+from .waiting import wait_asleep
 
 EXIT_UNEXPECTED = 1
 EXIT_KNOWN = 2
@@ -187,6 +188,7 @@ class ProgressBar:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 2 a known error, 1 an unknown one, 130 Ctrl-C."""
+    wait_asleep()
     bar = ProgressBar(sys.stderr)
     try:
         given = make_parser().parse_args(arguments)

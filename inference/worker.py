@@ -45,6 +45,7 @@ from .messages import (
 )
 from .progress import Cancelled as JobCancelled
 from .progress import Progress as ReportProgress
+from .waiting import wait_asleep
 
 if TYPE_CHECKING:
     from .pipeline import Models
@@ -220,6 +221,7 @@ def private_pipes() -> tuple[IO[bytes], IO[bytes]]:
 
 def main() -> int:
     """Serve Blender until it closes the pipe."""
+    wait_asleep()
     requests, answers = private_pipes()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in Blender's terminal is Blender's to answer
     Worker(requests, answers).run()

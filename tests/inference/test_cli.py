@@ -150,3 +150,13 @@ def test_on_a_terminal_the_bar_stays_on_one_line_and_elsewhere_each_stage_gets_o
         bar.end()
     assert screen.getvalue().count("\n") == 1 and "100% Unwrapping" in screen.getvalue()
     assert log.getvalue() == "  0% Finding the face\n 50% Unwrapping\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only GNU's OpenMP tells its settings this way")
+@pytest.mark.parametrize(("own", "policy"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_the_engines_threads_sleep_while_they_wait_unless_the_user_wants_otherwise(own, policy, tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment |= {"OMP_DISPLAY_ENV": "TRUE"} | ({"OMP_WAIT_POLICY": own} if own else {})
+    command = [sys.executable, "-m", "inference", "convert", str(tmp_path / "none.pkl"), "--out", str(tmp_path / "o")]
+    told = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True).stderr
+    assert f"OMP_WAIT_POLICY = '{policy}'" in told
