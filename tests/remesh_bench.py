@@ -96,7 +96,9 @@ def textured(folder: Path) -> TexturedHead:
     kept = head_file.read(folder).finished
     picture = trimesh.load_mesh(folder / "head.glb", process=False).visual.material.baseColorTexture
     albedo = np.asarray(picture.convert("RGB"))
-    return TexturedHead(kept.mesh, kept.uv, albedo, kept.visibility, kept.visibility_map, {}, folder.name)
+    return TexturedHead(
+        kept.mesh, kept.uv, albedo, kept.visibility, kept.visibility_map, {}, folder.name, kept.visibility
+    )
 
 
 def input_view(folder: Path) -> NDArray[np.uint8]:

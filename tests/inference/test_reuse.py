@@ -163,7 +163,16 @@ def textured(finished: head_file.FinishedMesh, picture: np.ndarray) -> Any:
     """What `draw_view` needs of a head."""
     from inference.bake import TexturedHead
 
-    return TexturedHead(finished.mesh, finished.uv, picture, finished.visibility, finished.visibility_map, {}, "kept")
+    return TexturedHead(
+        finished.mesh,
+        finished.uv,
+        picture,
+        finished.visibility,
+        finished.visibility_map,
+        {},
+        "kept",
+        finished.visibility,
+    )
 
 
 def test_seed_0_rerolled_leads_back_to_the_first_version(folder, rerolled, options, models, tmp_path):
