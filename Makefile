@@ -9,6 +9,7 @@ READY := $(VENV)/.ready
 OUT := out
 TRAINING := $(OUT)/training
 HEADS ?= 3064
+TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint extension repository bench photo-bench train lock clean
@@ -44,7 +45,7 @@ demo: extension ## Reconstruct a head through the add-on: out/demo/head.blend, h
 	$(RUN) tests/blender/demo.py
 
 test: $(READY) ## Run all tests, lint and types among them
-	$(RUN) -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 lint: $(READY) ## Check style (ruff) and types (mypy) only
 	$(RUN) -m tests.lint

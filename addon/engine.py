@@ -26,7 +26,6 @@ PACKAGES = {
     "PIL": "pillow",
     "safetensors": "safetensors",
     "fast_simplification": "fast-simplification",
-    "xatlas": "xatlas",
 }
 
 # Looks for the packages without importing them: importing torch alone takes seconds.

@@ -39,7 +39,6 @@ PACKAGES = {  # module to import: what pip calls it
     "PIL": "pillow",
     "safetensors": "safetensors",
     "fast_simplification": "fast-simplification",
-    "xatlas": "xatlas",
 }
 ENOUGH_MEMORY_GB = 3.0  # free: a reconstruction at the default quality stays below 2.5
 TEST_GRID, TEST_FACES = 96, 4000  # of the test's surface: a second on two cores

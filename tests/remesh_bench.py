@@ -141,7 +141,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as passing:
             folder = given.sheets / photo.stem if given.sheets else Path(passing)
             folder.mkdir(parents=True, exist_ok=True)
-            found = measure(photo, Options(device="cpu"), models, bpy, folder)
+            found = measure(photo, Options(device="cpu", delight=0.0), models, bpy, folder)
             sides = [input_view(folder / name) for name in ("head", "voxels", "decimated")]
             if given.sheets:
                 Image.fromarray(np.concatenate(sides, axis=1)).save(folder / "input views.png")

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 BLENDER = {"addon_utils", "bl_ui", "bmesh", "bpy", "bpy_extras", "gpu", "gpu_extras", "mathutils"}
 INFERENCE_LIBRARIES = {
-    "fast_simplification", "numpy", "PIL", "safetensors", "scipy", "skimage", "torch", "trimesh", "xatlas",
+    "fast_simplification", "numpy", "PIL", "safetensors", "scipy", "skimage", "torch", "trimesh",
 }  # fmt: skip
 TRAINING_LIBRARIES = INFERENCE_LIBRARIES | {"anny", "embreex", "numba"}
 PROJECT = {"addon", "inference", "tests", "training", "wheels"}

@@ -59,7 +59,6 @@ PACKAGES = (
     "trimesh",
     "fast-simplification",
     "safetensors",
-    "xatlas",
 )
 
 

@@ -91,7 +91,7 @@ def test_a_wheel_too_large_and_one_of_unknown_licence_are_refused(sound: list[Lo
     cuda = swapped(sound, "torch", size=555_000_000)
     told = complaints(cuda, *LINUX)
     assert len(told) == 2 and "555 MB, more than 250" in told[0] and "in all, more than 400" in told[1]
-    (told_licence,) = complaints(swapped(sound, "xatlas", licence=""), *LINUX)
+    (told_licence,) = complaints(swapped(sound, "trimesh", licence=""), *LINUX)
     assert told_licence.endswith("its licence is not known")
 
 
