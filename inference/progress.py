@@ -29,6 +29,7 @@ class Stages:
         self._shares = shares
         self._progress = progress
         self._done = 0.0
+        self._told = 0.0
 
     @contextmanager
     def stage(self, name: str, label: str) -> Iterator[Progress]:
@@ -40,7 +41,9 @@ class Stages:
         def step(fraction: float, detail: str = "") -> None:
             nonlocal label
             label = detail or label
-            self._progress(start + width * min(max(fraction, 0.0), 1.0), label)
+            # A part that has to be done again must not draw the bar back.
+            self._told = max(self._told, start + width * min(max(fraction, 0.0), 1.0))
+            self._progress(self._told, label)
 
         step(0.0)
         yield step

