@@ -12,7 +12,7 @@ HEADS ?= 3064
 TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint extension repository bench photo-bench train lock clean
+.PHONY: help setup demo test test-all lint extension repository bench photo-bench train lock clean
 
 help: ## Show this text
 	@echo "Headcast: one portrait photo becomes a textured 360-degree head in Blender."
@@ -44,7 +44,10 @@ $(READY): requirements/lock.txt
 demo: extension ## Reconstruct a head through the add-on: out/demo/head.blend, head.glb and a Cycles picture
 	$(RUN) tests/blender/demo.py
 
-test: $(READY) ## Run all tests, lint and types among them
+test: $(READY) ## Run the tests, lint and types among them
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(TEST_PROCESSES) --dist loadfile -m "not thorough" $(PYTEST_ARGS)
+
+test-all: $(READY) ## The same with the tests that take minutes
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 lint: $(READY) ## Check style (ruff) and types (mypy) only

@@ -34,6 +34,7 @@ def test_a_known_head_survives_remeshing(
     assert len(coarse.faces) == pytest.approx(DECIMATED_FACES, rel=0.02)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", CHOSEN)
 def test_heads_of_photos_survive_remeshing(blender: ModuleType, tmp_path: Path, name: str) -> None:
     if not (PHOTOS / name).is_file():

@@ -67,6 +67,7 @@ def test_all_photos_of_a_folder_and_what_became_of_them(photos: Path, options: O
         assert sheet.height == 2 * round(preview.height * batch.SHEET_WIDTH / preview.width)
 
 
+@pytest.mark.thorough
 def test_a_second_run_makes_only_what_is_missing_or_changed(photos: Path, options: Options, tmp_path: Path) -> None:
     run([photos / "a.jpg", photos / "b.png"], tmp_path, options, 1, Log())
     made_at = (tmp_path / "a" / "head.json").stat().st_mtime_ns
@@ -79,6 +80,7 @@ def test_a_second_run_makes_only_what_is_missing_or_changed(photos: Path, option
     assert other[0].result == "made"
 
 
+@pytest.mark.thorough
 def test_a_head_whose_photo_was_replaced_is_made_anew(photos: Path, options: Options, tmp_path: Path) -> None:
     photo = tmp_path / "one.png"
     shutil.copy(photos / "b.png", photo)
@@ -129,6 +131,7 @@ def test_a_photo_that_kills_every_worker_fails_alone(
     assert not (tmp_path / "heads" / batch.SHEET).exists()
 
 
+@pytest.mark.thorough
 def test_giving_up_ends_the_workers_and_keeps_what_is_made(photos: Path, options: Options, tmp_path: Path) -> None:
     def give_up(outcome: Outcome, done: int, count: int) -> None:
         raise KeyboardInterrupt
@@ -165,12 +168,14 @@ def test_what_cannot_be_started_is_refused(photos: Path, options: Options, tmp_p
         run([photos / "a.jpg"], tmp_path / "file", options, 1, Log())
 
 
+@pytest.mark.thorough
 def test_a_spoiled_record_makes_heads_anew(photos: Path, options: Options, tmp_path: Path) -> None:
     run([photos / "a.jpg"], tmp_path, options, 1, Log())
     (tmp_path / batch.RECORD).write_text("{ half")
     assert run([photos / "a.jpg"], tmp_path, options, 1, Log())[0].result == "made"
 
 
+@pytest.mark.thorough
 def test_the_command_tells_each_photo_and_fails_if_one_did(
     photos: Path, simple_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -129,7 +129,7 @@ def test_ctrl_c_ends_the_command_cleanly(astronaut, simple_model, tmp_path):
     begun = time.monotonic()
     _, printed = process.communicate(timeout=30)
     assert process.returncode == cli.EXIT_INTERRUPTED, printed
-    assert time.monotonic() - begun < 5.0
+    assert time.monotonic() - begun < 10.0  # one call of the decimation, beside another test process
     assert "Traceback" not in printed and "cancelled" in printed
     assert list(tmp_path.iterdir()) == []
 

@@ -401,6 +401,7 @@ def test_a_run_goes_on_where_it_stopped(heads: Path, runs: Path) -> None:
     assert not torch.equal(*weights)
 
 
+@pytest.mark.thorough
 def test_two_processes_train_one_occluded_encoder(heads: Path, runs: Path, tmp_path: Path) -> None:
     run = tmp_path / "together"
     sizes = {"steps": 2, "batch": 2, "points": 500, "normals": 50}
@@ -417,6 +418,7 @@ def test_two_processes_train_one_occluded_encoder(heads: Path, runs: Path, tmp_p
     assert len((run / "checks.jsonl").read_text().splitlines()) == 1  # only the first process writes
 
 
+@pytest.mark.thorough
 def test_two_processes_train_one_model(heads: Path, runs: Path, tmp_path: Path) -> None:
     settings = GeneratorTraining(
         heads,
