@@ -224,7 +224,7 @@ def test_a_neck_or_symmetry_that_does_not_exist_is_refused_with_the_choices(mode
     assert any(word in refused.value.hint for word in ("closed, open", "off, average, mirror"))
 
 
-@pytest.mark.parametrize("symmetry", ["off", "mirror_face"])
+@pytest.mark.parametrize("symmetry", ["off", "mirror"])
 def test_an_open_neck_goes_all_the_way_to_the_file(astronaut, models, small, tmp_path, report, symmetry):
     options = dataclasses.replace(small, neck="open", symmetry=symmetry)
     opened = reconstruct(astronaut, tmp_path / "out", options, models)
