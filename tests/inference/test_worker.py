@@ -89,6 +89,12 @@ def test_a_photo_becomes_a_folder_and_progress_only_rises(client, astronaut, sma
     assert len({message.label for message in heard if isinstance(message, Progress)}) >= 8
 
 
+def flags(option: str, value: object) -> list[str]:
+    """An option of `Options` as the command line takes it."""
+    name = option.replace("_", "-")
+    return [f"--{'' if value else 'no-'}{name}"] if isinstance(value, bool) else [f"--{name}", str(value)]
+
+
 def test_each_error_has_the_same_words_in_the_panel_and_on_the_command_line(client, astronaut, small, tmp_path, capsys):
     (tmp_path / "empty.jpg").write_bytes(b"")
     (tmp_path / "text.jpg").write_text("no image")
@@ -118,7 +124,7 @@ def test_each_error_has_the_same_words_in_the_panel_and_on_the_command_line(clie
         client.submit(Reconstruct(photo, out_dir, Options(**options)))
         failed = until_answered(client)[-1]
         assert isinstance(failed, Failed), (name, failed)
-        arguments = [item for option, value in options.items() for item in (f"--{option}", str(value))]
+        arguments = [item for option, value in options.items() for item in flags(option, value)]
         capsys.readouterr()
         assert cli.main(["reconstruct", photo, "--out", out_dir, *arguments]) == cli.EXIT_KNOWN
         printed = capsys.readouterr().err
