@@ -11,22 +11,11 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..inference.messages import ENGINE_PACKAGES
 from .worker_client import clean_environment
 
 PYTHON_MIN = (3, 11)  # Blender 4.2's; `inference` is tested on it
 CHECK_PATIENCE_S = 20.0  # a cold disk or a virus scanner; the check itself takes a tenth of a second
-
-# Module to import -> what pip calls it. Blender's own Python brings NumPy.
-PACKAGES = {
-    "numpy": "numpy",
-    "torch": "torch==2.13.0",
-    "scipy": "scipy",
-    "skimage": "scikit-image",
-    "trimesh": "trimesh",
-    "PIL": "pillow",
-    "safetensors": "safetensors",
-    "fast_simplification": "fast-simplification",
-}
 
 # Looks for the packages without importing them: importing torch alone takes seconds.
 _QUESTION = """
@@ -52,7 +41,7 @@ class EngineCheck:
 
 def check_engine(python_command: Sequence[str], extra_paths: Sequence[str]) -> EngineCheck:
     """Ask a Python for its version and the packages; blocks for a moment."""
-    question = [*python_command, "-c", _QUESTION, json.dumps([list(PACKAGES), list(extra_paths)])]
+    question = [*python_command, "-c", _QUESTION, json.dumps([list(ENGINE_PACKAGES), list(extra_paths)])]
     try:
         answer = subprocess.run(
             question,
@@ -66,7 +55,7 @@ def check_engine(python_command: Sequence[str], extra_paths: Sequence[str]) -> E
         version, missing = json.loads(answer.stdout)
     except (OSError, subprocess.SubprocessError, ValueError):  # no Python there, or no answer of one
         return EngineCheck(version=(), missing=())
-    return EngineCheck(tuple(version), tuple(PACKAGES[module] for module in missing))
+    return EngineCheck(tuple(version), tuple(ENGINE_PACKAGES[module] for module in missing))
 
 
 def pip_command(python: str, packages: Sequence[str]) -> str:

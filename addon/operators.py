@@ -7,16 +7,18 @@ import re
 import tempfile
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import bpy
 from bpy.app.translations import pgettext_rpt
 from bpy.props import BoolProperty, EnumProperty, StringProperty
 
-from ..inference.messages import Cancelled, Done, Failed, Outcome, Progress, Reconstruct
+from ..inference.messages import Cancelled, Done, Failed, Job, Outcome, Progress, Reconstruct
 from . import properties, seen_in_photo
+from .head_link import LinkBroken
 from .import_head import ImportFailed, import_head
 from .model_file import UNFIT_FOR_FILES
-from .photo_file import ImageUnusable, PhotoFile, photo_file
+from .photo_file import ImageUnusable, photo_file
 from .preferences import preferences, worker_place
 from .session import SESSION
 from .user_folder import user_folder
@@ -43,32 +45,31 @@ def new_job_folder(name: str) -> Path:
     return next(path for number in numbers if not (path := heads_folder() / f"{stem}{number}").exists())
 
 
-def why_not(context: bpy.types.Context) -> str:
-    """What keeps the button grey, in words for its tooltip; empty when nothing does."""
-    if SESSION.running:
-        return SESSION.occupation
-    if not preferences().consent:
-        return "Confirm first that you may use the likeness of the person in the photo"
-    if context.scene.headcast.image is None:
-        return "Choose a photo first"
-    if context.mode != "OBJECT":
-        return "Switch to Object Mode first"
-    return ""
+class HeadJob:
+    """An operator that has the worker make a head: it waits without stopping Blender, and brings the result in."""
 
+    bl_options = {"REGISTER", "UNDO"}  # one step: everything arrives in the last call of the operator
+    cancelled = "Cancelled; the head is as it was"  # what the user is told after Esc
 
-class HEADCAST_OT_reconstruct(bpy.types.Operator):
-    """Make a textured head from the photo. It appears at the 3D cursor; Blender stays usable meanwhile"""
-
-    bl_idname = "headcast.reconstruct"
-    bl_label = "Reconstruct Head"
-    bl_options = {"REGISTER", "UNDO"}  # one step: everything arrives in the last call of this operator
+    if TYPE_CHECKING:  # from bpy.types.Operator, which each operator names as its own base
+        report: Any
+        poll_message_set: Any
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
-        reason = why_not(context)
+        reason = cls.why_not(context)
         if reason:
             cls.poll_message_set(reason)
         return not reason
+
+    @classmethod
+    def why_not(cls, context: bpy.types.Context) -> str:
+        """What keeps the button grey, in words for its tooltip; empty when nothing does."""
+        if SESSION.running:
+            return SESSION.occupation
+        if not preferences().consent:
+            return "Confirm first that you may use the likeness of the person in the photo"
+        return cls.what_is_missing(context) or ("" if context.mode == "OBJECT" else "Switch to Object Mode first")
 
     def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
         if not self._submit(context):
@@ -105,37 +106,42 @@ class HEADCAST_OT_reconstruct(bpy.types.Operator):
         """Blender ends the operator: another file is loaded, or Blender quits."""
         timers.stop()
         SESSION.close()
-        self._photo_forget()
+        self._passing.cleanup()
+
+    @classmethod
+    def what_is_missing(cls, context: bpy.types.Context) -> str:
+        """What the user has to choose first, in words for the tooltip; empty when nothing."""
+        raise NotImplementedError
+
+    def job(self, context: bpy.types.Context) -> Job | Failed:
+        """What to ask the worker for, or why not; files for it may be put into `_passing` meanwhile."""
+        raise NotImplementedError
+
+    def receive(self, context: bpy.types.Context, folder: Path) -> str:
+        """Bring a finished result into the scene, and say so. Raises ImportFailed or LinkBroken."""
+        raise NotImplementedError
 
     def _submit(self, context: bpy.types.Context) -> bool:
-        """Send the job to the worker; False if the model is gone or the image is no photo, which is told."""
-        settings = context.scene.headcast
-        self._photo: PhotoFile | None = None
-        self._passing_folder = tempfile.TemporaryDirectory(prefix="headcast-", dir=bpy.app.tempdir)
-        if missing := settings.missing_model():
-            self._photo_forget()
-            self._fail(missing)
+        """Send the job to the worker; False if there is none to send, which is told."""
+        self._passing = tempfile.TemporaryDirectory(prefix="headcast-", dir=bpy.app.tempdir)
+        job = self.job(context)
+        if isinstance(job, Failed):
+            self._passing.cleanup()
+            self._fail(job)
             return False
-        try:
-            self._photo = photo_file(settings.image, Path(self._passing_folder.name))
-        except (ImageUnusable, OSError) as error:
-            self._photo_forget()
-            self._fail(Failed(error.message, error.hint) if isinstance(error, ImageUnusable) else PHOTO_NOT_COPIED)
-            return False
-        self._name = Path(settings.image.name).stem
-        job = Reconstruct(str(self._photo.path), str(new_job_folder(self._name)), settings.options())
         SESSION.submit(worker_place(), job)
         return True
 
     def _finish(self, context: bpy.types.Context, outcome: Outcome) -> set[str]:
-        """Bring the head in, or say why there is none."""
-        self._photo_forget()
+        """Bring the result in, or say why there is none."""
+        self._passing.cleanup()
+        told = ""
         if isinstance(outcome, Done):
             try:
-                import_head(context, Path(outcome.folder), self._name)
+                told = self.receive(context, Path(outcome.folder))
                 if context.scene.headcast.show_seen:
                     seen_in_photo.show(context.scene)
-            except ImportFailed as error:
+            except (ImportFailed, LinkBroken) as error:
                 outcome = Failed(error.message, error.hint)
         redraw_panels(context)
         if isinstance(outcome, Failed):
@@ -143,14 +149,14 @@ class HEADCAST_OT_reconstruct(bpy.types.Operator):
             return {"CANCELLED"}
         if isinstance(outcome, Cancelled):
             SESSION.finish()
-            self.report({"INFO"}, "Reconstruction cancelled")
+            self.report({"INFO"}, self.cancelled)
             return {"CANCELLED"}
         assert isinstance(outcome, Done)  # a head was asked for
         warnings = outcome.report.get("warnings", [])
         SESSION.finish(warnings=warnings)
         for warning in warnings:
             self.report({"WARNING"}, pgettext_rpt(warning))
-        self.report({"INFO"}, "Head reconstructed")
+        self.report({"INFO"}, told)
         return {"FINISHED"}
 
     def _fail(self, failure: Failed) -> None:
@@ -160,8 +166,35 @@ class HEADCAST_OT_reconstruct(bpy.types.Operator):
         # Last: in background mode Blender raises this report as an exception when the operator returns.
         self.report({"ERROR"}, f"{pgettext_rpt(failure.message)}\n{pgettext_rpt(failure.hint)}")
 
-    def _photo_forget(self) -> None:
-        self._passing_folder.cleanup()
+
+class HEADCAST_OT_reconstruct(HeadJob, bpy.types.Operator):
+    """Make a textured head from the photo. It appears at the 3D cursor; Blender stays usable meanwhile"""
+
+    bl_idname = "headcast.reconstruct"
+    bl_label = "Reconstruct Head"
+
+    cancelled = "Reconstruction cancelled"
+
+    @classmethod
+    def what_is_missing(cls, context: bpy.types.Context) -> str:
+        return "" if context.scene.headcast.image else "Choose a photo first"
+
+    def job(self, context: bpy.types.Context) -> Reconstruct | Failed:
+        settings = context.scene.headcast
+        if missing := settings.missing_model():
+            return missing
+        try:
+            photo = photo_file(settings.image, Path(self._passing.name))
+        except ImageUnusable as error:
+            return Failed(error.message, error.hint)
+        except OSError:
+            return PHOTO_NOT_COPIED
+        self._name = Path(settings.image.name).stem
+        return Reconstruct(str(photo.path), str(new_job_folder(self._name)), settings.options())
+
+    def receive(self, context: bpy.types.Context, folder: Path) -> str:
+        import_head(context, folder, self._name)
+        return "Head reconstructed"
 
 
 class Timers:

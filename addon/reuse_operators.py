@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import bpy
 import numpy as np
-from bpy.app.translations import pgettext_rpt
 from bpy.props import BoolProperty, IntProperty
 
-from ..inference.messages import Cancelled, Done, Failed, Outcome, Rebake, Rebuild, Reroll, Reuse
+from ..inference.messages import Failed, Rebake, Rebuild, Reroll, Reuse
 from .head_link import (
     LinkBroken,
     follow,
@@ -23,11 +20,9 @@ from .head_link import (
     version_of,
     wear,
 )
-from .import_head import ImportFailed, import_head
+from .import_head import import_head
 from .mesh_file import write_ply
-from .operators import WAITING_FOR_OBJECT_MODE, new_job_folder, redraw_panels, timers, wait_for_outcome
-from .preferences import preferences, worker_place
-from .session import SESSION
+from .operators import HeadJob, new_job_folder
 
 NEXT_VERSION = -1
 MAX_VERSION = 2**31 - 1  # what Blender's whole numbers hold
@@ -35,135 +30,42 @@ UV_NAME = "Headcast"  # of a UV map made for a mesh that had none
 UV_MARGIN = 0.004  # of the texture's side, between islands: 8 texels at 2048
 UV_ANGLE_DEG = 66.0  # Blender's own default
 NO_HEAD = "Select a head that Headcast made"
-GONE = Failed("The head was deleted while the worker was busy with it.", "Undo that, or select another head.")
 
 
-class ReuseOperator:
-    """What the three have in common: they send a job, wait without stopping Blender, and bring the result in."""
-
-    bl_options = {"REGISTER", "UNDO"}  # one step: everything arrives in the last call of the operator
-
-    if TYPE_CHECKING:  # from bpy.types.Operator, which each operator names as its own base
-        report: Any
-        poll_message_set: Any
+class ReuseOperator(HeadJob):
+    """What the three have in common: the selected head and its result folder."""
 
     @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
-        reason = cls.why_not(context)
-        if reason:
-            cls.poll_message_set(reason)
-        return not reason
+    def what_is_missing(cls, context: bpy.types.Context) -> str:
+        return NO_HEAD if selected_head(context) is None else ""
 
-    @classmethod
-    def why_not(cls, context: bpy.types.Context) -> str:
-        """What keeps the button grey, in words for its tooltip; empty when nothing does."""
-        if SESSION.running:
-            return SESSION.occupation
-        if not preferences().consent:
-            return "Confirm first that you may use the likeness of the person in the photo"
-        if selected_head(context) is None:
-            return NO_HEAD
-        if context.mode != "OBJECT":
-            return "Switch to Object Mode first"
-        return ""
-
-    def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
-        if not self._submit(context):
-            return {"CANCELLED"}
-        self._outcome: Outcome | None = None
-        timers.start(context)
-        context.window_manager.modal_handler_add(self)
-        return {"RUNNING_MODAL"}
-
-    def modal(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
-        if event.type == "ESC" and event.value == "PRESS" and self._outcome is None:
-            SESSION.cancel()
-            redraw_panels(context)
-            return {"RUNNING_MODAL"}
-        if event.type != "TIMER":
-            return {"PASS_THROUGH"}
-        self._outcome = self._outcome or SESSION.poll()
-        redraw_panels(context)
-        if self._outcome is None:
-            return {"PASS_THROUGH"}
-        if isinstance(self._outcome, Done) and context.mode != "OBJECT":
-            SESSION.progress = WAITING_FOR_OBJECT_MODE
-            return {"PASS_THROUGH"}
-        timers.stop()
-        return self._finish(context, self._outcome)
-
-    def execute(self, context: bpy.types.Context) -> set[str]:
-        """Blocking run, for scripts and for Blender without a window."""
-        if not self._submit(context):
-            return {"CANCELLED"}
-        return self._finish(context, wait_for_outcome(context))
-
-    def cancel(self, _context: bpy.types.Context) -> None:
-        """Blender ends the operator: another file is loaded, or Blender quits."""
-        timers.stop()
-        SESSION.close()
-        self._forget()
-
-    def _submit(self, context: bpy.types.Context) -> bool:
-        """Send the job to the worker; False if there is none to send, which is told."""
+    def job(self, context: bpy.types.Context) -> Reuse | Failed:
         head = selected_head(context)
         assert head is not None  # poll
         # By name: an undo meanwhile replaces every object, and a reference would lead into freed memory.
         self._head_name, self._photo_name = head.name, str(head["headcast_photo"])
-        self._passing = tempfile.TemporaryDirectory(prefix="headcast-", dir=bpy.app.tempdir)
         try:
             self._folder = result_folder(head)
-            job = self.job(context, head, str(new_job_folder(self._photo_name)))
-        except (LinkBroken, OSError) as error:
-            self._forget()
-            told = (error.message, error.hint) if isinstance(error, LinkBroken) else (str(error), "Free some space.")
-            self._fail(Failed(*told))
-            return False
-        SESSION.submit(worker_place(), job)
-        return True
+            return self.ask(context, head, str(new_job_folder(self._photo_name)))
+        except LinkBroken as error:
+            return Failed(error.message, error.hint)
+        except OSError as error:
+            return Failed(str(error), "Free some space.")
 
-    def _finish(self, context: bpy.types.Context, outcome: Outcome) -> set[str]:
-        """Bring the result in, or say why there is none."""
-        self._forget()
-        if isinstance(outcome, Done):
-            head = bpy.data.objects.get(self._head_name)
-            try:
-                outcome = outcome if is_head(head) else GONE
-                if isinstance(outcome, Done):
-                    self.receive(context, head, Path(outcome.folder))
-            except (ImportFailed, LinkBroken) as error:
-                outcome = Failed(error.message, error.hint)
-        redraw_panels(context)
-        if isinstance(outcome, Failed):
-            self._fail(outcome)
-            return {"CANCELLED"}
-        if isinstance(outcome, Cancelled):
-            SESSION.finish()
-            self.report({"INFO"}, "Cancelled; the head is as it was")
-            return {"CANCELLED"}
-        assert isinstance(outcome, Done)  # a head was asked for
-        warnings = outcome.report.get("warnings", [])
-        SESSION.finish(warnings=warnings)
-        for warning in warnings:
-            self.report({"WARNING"}, pgettext_rpt(warning))
-        return {"FINISHED"}
+    def receive(self, context: bpy.types.Context, folder: Path) -> str:
+        head = bpy.data.objects.get(self._head_name)
+        if not is_head(head):
+            raise LinkBroken(
+                "The head was deleted while the worker was busy with it.", "Undo that, or select another head."
+            )
+        return self.bring_in(context, head, folder)
 
-    def _fail(self, failure: Failed) -> None:
-        SESSION.finish(failure)
-        if failure.log:
-            print(failure.log)  # in the system console, for a bug report
-        # Last: in background mode Blender raises this report as an exception when the operator returns.
-        self.report({"ERROR"}, f"{pgettext_rpt(failure.message)}\n{pgettext_rpt(failure.hint)}")
-
-    def _forget(self) -> None:
-        self._passing.cleanup()
-
-    def job(self, context: bpy.types.Context, head: bpy.types.Object, out_dir: str) -> Reuse:
+    def ask(self, context: bpy.types.Context, head: bpy.types.Object, out_dir: str) -> Reuse:
         """What to ask the worker for. Raises LinkBroken or OSError."""
         raise NotImplementedError
 
-    def receive(self, context: bpy.types.Context, head: bpy.types.Object, folder: Path) -> None:
-        """Bring a finished result into the scene. Raises ImportFailed or LinkBroken."""
+    def bring_in(self, context: bpy.types.Context, head: bpy.types.Object, folder: Path) -> str:
+        """Bring a finished result into the scene, and say so. Raises ImportFailed or LinkBroken."""
         raise NotImplementedError
 
 
@@ -182,16 +84,15 @@ class HEADCAST_OT_reroll(ReuseOperator, bpy.types.Operator):
         options={"SKIP_SAVE"},
     )
 
-    def job(self, context: bpy.types.Context, head: bpy.types.Object, out_dir: str) -> Reroll:
+    def ask(self, context: bpy.types.Context, head: bpy.types.Object, out_dir: str) -> Reroll:
         chosen = (version_of(head) + 1) % MAX_VERSION if self.seed == NEXT_VERSION else self.seed
         return Reroll(str(self._folder), out_dir, chosen, device_of(context))
 
-    def receive(self, context: bpy.types.Context, head: bpy.types.Object, folder: Path) -> None:
+    def bring_in(self, context: bpy.types.Context, head: bpy.types.Object, folder: Path) -> str:
         if follow(context, head, self._folder, folder, self._photo_name):
-            self.report({"INFO"}, "Unseen side re-rolled")
-            return
+            return "Unseen side re-rolled"
         bring_in_beside(context, folder, self._photo_name, head)
-        self.report({"INFO"}, "This head has other faces by now: the new version came in as a head of its own")
+        return "This head has other faces by now: the new version came in as a head of its own"
 
 
 class HEADCAST_OT_rebake(ReuseOperator, bpy.types.Operator):
@@ -217,7 +118,7 @@ class HEADCAST_OT_rebake(ReuseOperator, bpy.types.Operator):
         others = [thing for thing in context.selected_objects if is_head(thing) and thing != active]
         return "Select one head only besides the mesh to paint" if len(others) > 1 else ""
 
-    def job(self, context: bpy.types.Context, head: bpy.types.Object, out_dir: str) -> Rebake:
+    def ask(self, context: bpy.types.Context, head: bpy.types.Object, out_dir: str) -> Rebake:
         target = context.active_object
         self._target_name = target.name
         if self.new_uv or not target.data.uv_layers:
@@ -229,12 +130,12 @@ class HEADCAST_OT_rebake(ReuseOperator, bpy.types.Operator):
         changes = {"texture": context.scene.headcast.texture_size, **device_of(context)}
         return Rebake(str(self._folder), str(path), out_dir, changes, own_uv_only=True)
 
-    def receive(self, context: bpy.types.Context, head: bpy.types.Object, folder: Path) -> None:
+    def bring_in(self, context: bpy.types.Context, head: bpy.types.Object, folder: Path) -> str:
         target = bpy.data.objects.get(self._target_name)
         if target is None or target.type != "MESH":
             raise LinkBroken("The mesh was deleted while it was painted.", "Undo that, and re-bake again.")
         wear(context, target, folder, self._photo_name, self._to_head)
-        self.report({"INFO"}, "Photo baked onto the mesh")
+        return "Photo baked onto the mesh"
 
 
 class HEADCAST_OT_rebuild(ReuseOperator, bpy.types.Operator):
@@ -243,14 +144,14 @@ class HEADCAST_OT_rebuild(ReuseOperator, bpy.types.Operator):
     bl_idname = "headcast.rebuild"
     bl_label = "Rebuild at This Quality"
 
-    def job(self, context: bpy.types.Context, head: bpy.types.Object, out_dir: str) -> Rebuild:
+    def ask(self, context: bpy.types.Context, head: bpy.types.Object, out_dir: str) -> Rebuild:
         settings = context.scene.headcast
         changes = {"grid": settings.grid, "faces": settings.faces, "texture": settings.texture_size}
         return Rebuild(str(self._folder), out_dir, {**changes, **device_of(context)})
 
-    def receive(self, context: bpy.types.Context, head: bpy.types.Object, folder: Path) -> None:
+    def bring_in(self, context: bpy.types.Context, head: bpy.types.Object, folder: Path) -> str:
         bring_in_beside(context, folder, self._photo_name, head)
-        self.report({"INFO"}, "Head rebuilt")
+        return "Head rebuilt"
 
 
 def device_of(context: bpy.types.Context) -> dict[str, str]:

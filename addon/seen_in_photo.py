@@ -29,8 +29,9 @@ FORMER_SHADING = "headcast_former_solid_colours"  # on a screen: what each 3D vi
 
 def heads(scene: bpy.types.Scene) -> Iterator[bpy.types.Object]:
     """The heads of a scene that know what the photo showed of them, and may be changed."""
+    linked = {data for file in bpy.data.libraries for data in file.users_id}  # other files' data, not to be changed
     for thing in scene.objects:
-        if thing.type != "MESH" or thing.library or thing.data.library or thing.mode == "EDIT":
+        if thing.type != "MESH" or thing.mode == "EDIT" or not linked.isdisjoint((thing, thing.data)):
             continue
         attribute = thing.data.attributes.get(VISIBILITY)
         if attribute and (attribute.domain, attribute.data_type) == ("POINT", "FLOAT"):

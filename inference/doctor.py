@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import HeadcastError
+from .messages import ENGINE_PACKAGES
 from .progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -30,16 +31,6 @@ if TYPE_CHECKING:
     from .field import Field
 
 MANIFEST = Path(__file__).resolve().parent.parent / "blender_manifest.toml"  # the one home of the version
-PACKAGES = {  # module to import: what pip calls it
-    "numpy": "numpy",
-    "torch": "torch",
-    "scipy": "scipy",
-    "skimage": "scikit-image",
-    "trimesh": "trimesh",
-    "PIL": "pillow",
-    "safetensors": "safetensors",
-    "fast_simplification": "fast-simplification",
-}
 ENOUGH_MEMORY_GB = 3.0  # free: a reconstruction at the default quality stays below 2.5
 TEST_GRID, TEST_FACES = 96, 4000  # of the test's surface: a second on two cores
 TEST_POINTS = 20_000  # at which a device is compared with the CPU
@@ -140,7 +131,8 @@ def memory_gb() -> tuple[float | None, float | None]:
 def packages() -> list[Finding]:
     """What the engine imports: the versions in one line, and a line for each that is missing."""
     there, missing = [], []
-    for module, name in PACKAGES.items():
+    for module, pinned in ENGINE_PACKAGES.items():
+        name = pinned.partition("==")[0]
         if importlib.util.find_spec(module) is None:
             hint = "Reinstall the extension, or choose a Python that has it in the preferences."
             missing.append(Finding(f"Package {name}", "missing", "The engine cannot start without it.", hint))

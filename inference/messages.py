@@ -19,6 +19,19 @@ MODEL_METADATA_KEY = "headcast"
 MODEL_FORMAT = 1  # raised when older readers could not make sense of a file
 CHECKSUM_SUFFIX = ".sha256"  # model.safetensors.sha256 beside a model holds its checksum, as `sha256sum` writes it
 
+# What the engine imports -> what pip calls it: the add-on asks a Python for it, and so does the doctor. Blender's own
+# Python brings NumPy.
+ENGINE_PACKAGES = {
+    "numpy": "numpy",
+    "torch": "torch==2.13.0",
+    "scipy": "scipy",
+    "skimage": "scikit-image",
+    "trimesh": "trimesh",
+    "PIL": "pillow",
+    "safetensors": "safetensors",
+    "fast_simplification": "fast-simplification",
+}
+
 
 @dataclass(frozen=True)
 class Options:

@@ -1,7 +1,7 @@
 """Make a finished head again from its result folder: finer, on another mesh, or with another unseen side.
 
-The same three verbs everywhere: rebuild, rebake, reroll. None of them needs the photo's file, looks for a face or runs
-an encoder; each writes a whole result folder, which can be used again.
+The same three verbs everywhere: rebuild, rebake, reroll. None of them needs the photo's file or looks for a face, and
+only another seed runs an encoder. Each writes a whole result folder, which can be used again.
 """
 
 from __future__ import annotations

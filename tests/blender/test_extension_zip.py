@@ -37,7 +37,7 @@ def test_manifest_asks_for_files_only_and_never_carries_numpy(extension_zip: Pat
 def test_addon_asks_for_what_the_engine_needs(blender: ModuleType) -> None:
     lines = (ROOT / "requirements" / "inference.in").read_text(encoding="utf-8").splitlines()
     wanted = {line for line in lines if line and not line.startswith("#")}
-    assert set(part("engine").PACKAGES.values()) == wanted
+    assert set(part("engine").ENGINE_PACKAGES.values()) == wanted
 
 
 def test_no_file_of_the_addon_names_the_package_it_is_installed_as(extension_zip: Path) -> None:

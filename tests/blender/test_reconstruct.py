@@ -32,8 +32,9 @@ class ByHand(OperatorByHand):
     """The button's operator, driven without a window."""
 
     def __init__(self, context: Any) -> None:
-        methods = ("_submit", "_finish", "_fail", "_photo_forget", "modal", "cancel")
-        super().__init__(part("operators").HEADCAST_OT_reconstruct, methods, context)
+        kind = part("operators").HEADCAST_OT_reconstruct
+        super().__init__(kind, ("_submit", "_finish", "_fail", "job", "receive", "modal", "cancel"), context)
+        self.cancelled = kind.cancelled
 
     def begin(self) -> None:
         """What invoke does, but for the handler."""

@@ -186,6 +186,13 @@ def test_rebuilt_a_head_comes_in_beside_the_old_one_at_the_panels_quality(blende
     assert changes["device"] == settings.device.lower()
 
 
+def test_a_head_rebuilt_while_the_overlay_is_on_gets_it_too(blender: ModuleType, head: Any) -> None:
+    blender.context.scene.headcast.show_seen = True
+    assert blender.ops.headcast.rebuild() == {"FINISHED"}
+    assert part("seen_in_photo").OVERLAY in blender.context.active_object.modifiers
+    blender.context.scene.headcast.show_seen = False
+
+
 @pytest.mark.parametrize("verb", ["reroll", "rebake", "rebuild"])
 def test_an_error_or_a_lost_folder_leaves_the_head_and_is_told_in_the_panel(
     blender: ModuleType, head: Any, worker_that: Callable[[str], None], verb: str
@@ -218,9 +225,9 @@ class ByHand(OperatorByHand):
     """One of the three operators, driven without a window."""
 
     def __init__(self, kind: type, context: Any) -> None:
-        methods = ("_submit", "_finish", "_fail", "_forget", "modal", "cancel", "job", "receive")
+        methods = ("_submit", "_finish", "_fail", "job", "receive", "ask", "bring_in", "modal", "cancel")
         super().__init__(kind, methods, context)
-        self.seed, self.new_uv = 2, False
+        self.cancelled, self.seed, self.new_uv = kind.cancelled, 2, False
 
     def begin(self) -> None:
         assert self._submit(self.context)  # type: ignore[attr-defined]

@@ -51,7 +51,7 @@ def test_weights_that_make_no_head_are_found(tmp_path):
 
 
 def test_a_missing_package_is_named_and_nothing_that_needs_it_is_tried(monkeypatch):
-    monkeypatch.setitem(doctor.PACKAGES, "no_such_module", "no-such-package")
+    monkeypatch.setitem(doctor.ENGINE_PACKAGES, "no_such_module", "no-such-package")
     findings = doctor.examine()
     troubles = [finding for finding in findings if finding.trouble]
     assert [finding.topic for finding in troubles] == ["Package no-such-package"]
