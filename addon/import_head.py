@@ -16,14 +16,13 @@ import numpy as np
 from mathutils import Matrix
 from numpy.typing import NDArray
 
-from .material import skin_material
+from .material import HAIR, skin_material
 
 HEAD_NAME = "Head"
 VISIBILITY = "visibility"  # point attribute: 1 where the photo showed the skin, 0 where it is imagined
+OTHER_ATTRIBUTES = {"_CONFIDENCE": "confidence", "_HAIR": HAIR}  # of a head.glb that has them: heads made before do not
 FOLDER_KEY = "headcast_folder"  # on head and collection: name of the result folder, no path of this computer
 ALBEDO_KEY = "headcast_albedo"  # on the image that Headcast painted
-CONFIDENCE = "confidence"  # point attribute: the same, and half of 1 where only the mirror point was seen
-GLB_CONFIDENCE = "_CONFIDENCE"
 GLB_VISIBILITY = "_VISIBILITY"  # glTF wants names of its own invention to begin with an underscore
 
 # glTF's axes (y up, face to +z) to Blender's (z up, face to -y): the turn Blender's own importer makes to the mesh.
@@ -173,8 +172,9 @@ def _dress(head: bpy.types.Object, title: str, unit_m: float) -> None:
     if attribute.domain != "POINT" or attribute.data_type != "FLOAT":
         raise ValueError(f"{GLB_VISIBILITY} is not one number per vertex")
     attribute.name = VISIBILITY
-    if GLB_CONFIDENCE in mesh.attributes:  # heads made before it was written have none
-        mesh.attributes[GLB_CONFIDENCE].name = CONFIDENCE
+    for written, name in OTHER_ATTRIBUTES.items():
+        if written in mesh.attributes:
+            mesh.attributes[written].name = name
     plain = mesh.materials[0]
     albedo = albedo_of(plain)
     albedo.name = f"{title} albedo"

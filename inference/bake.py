@@ -99,6 +99,7 @@ class TexturedHead:
     anchors:        points on the surface by name, (3,) in the head frame.
     source:         name of the photo's file.
     confidence:     (v,) float32, the visibility, and up to MIRROR_CONFIDENCE where the photo saw only the mirror point.
+    hair:           (v,) float32, how surely each vertex is covered by hair; None where nobody looked.
     """
 
     mesh: Mesh
@@ -109,6 +110,7 @@ class TexturedHead:
     anchors: dict[str, FloatArray]
     source: str
     confidence: NDArray[np.float32]
+    hair: NDArray[np.float32] | None = None
 
 
 def bake(
@@ -257,6 +259,7 @@ def bake(
         anchors=find_anchors(depth_map, portrait),
         source=photo.path.name,
         confidence=confidence[own_vertex].astype(np.float32),
+        hair=None if detail is None else detail.hair[own_vertex].astype(np.float32),
     )
 
 

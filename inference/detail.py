@@ -174,10 +174,14 @@ class Layer:
 
 @dataclass(frozen=True)
 class SurfaceDetail:
-    """Detail for the unseen side of a mesh: `faces` (f, 3) index the vertices of each layer's strength."""
+    """Detail for the unseen side of a mesh: `faces` (f, 3) index the vertices of each layer's strength.
+
+    hair: (v,) how surely each vertex is covered by hair, seen or not.
+    """
 
     layers: tuple[Layer, ...]
     faces: IntArray
+    hair: FloatArray
 
     def add(self, colour: NDArray[np.float32], cover: Fragments) -> None:
         """Give the colours (n, 3) of the fragments their detail, in place."""
@@ -241,7 +245,7 @@ def surface_detail(
             material, exemplar, surface, normals, strength, seen, flow, crop_px, portrait.camera, random
         )
         layers.append(layer)
-    return SurfaceDetail(tuple(layers), surface.faces)
+    return SurfaceDetail(tuple(layers), surface.faces, hair)
 
 
 def fitted(

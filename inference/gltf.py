@@ -17,10 +17,11 @@ SKIN_ROUGHNESS = 0.6  # dry skin and hair between oily forehead (.4) and cloth
 NODE_NAME = "Head"
 VISIBILITY_ATTRIBUTE = "_VISIBILITY"  # glTF wants an underscore before names of one's own
 CONFIDENCE_ATTRIBUTE = "_CONFIDENCE"
+HAIR_ATTRIBUTE = "_HAIR"
 
 
 def write_glb(head: TexturedHead, path: Path) -> None:
-    """Write mesh, texture, normals, visibility and confidence.
+    """Write mesh, texture, normals, visibility, confidence and, where it is known, what is hair.
 
     glTF's axes are the head frame's (+y up, +z out of the face), so only scale and origin change. Vertices are split
     at the seams of the texture, with one shared normal, so that no seam shows in the shading.
@@ -31,14 +32,14 @@ def write_glb(head: TexturedHead, path: Path) -> None:
     skin = PBRMaterial(
         name="Skin", baseColorTexture=Image.fromarray(head.albedo), metallicFactor=0.0, roughnessFactor=SKIN_ROUGHNESS
     )
+    attributes = {VISIBILITY_ATTRIBUTE: head.visibility, CONFIDENCE_ATTRIBUTE: head.confidence}
+    if head.hair is not None:
+        attributes[HAIR_ATTRIBUTE] = head.hair
     mesh = trimesh.Trimesh(
         vertices=head.mesh.vertices @ to_metres[:3, :3].T + to_metres[:3, 3],
         faces=head.mesh.faces,
         vertex_normals=vertex_normals(head.mesh),
-        vertex_attributes={
-            VISIBILITY_ATTRIBUTE: head.visibility.astype(np.float32),
-            CONFIDENCE_ATTRIBUTE: head.confidence.astype(np.float32),
-        },
+        vertex_attributes={name: values.astype(np.float32) for name, values in attributes.items()},
         visual=TextureVisuals(uv=uv, material=skin),
         process=False,  # keep every vertex, also those at the same place
     )

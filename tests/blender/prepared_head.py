@@ -73,6 +73,7 @@ def write_job_folder(folder: Path, version: int = 0) -> Path:
         anchors={},
         source="prepared",
         confidence=(vertices[:, 2] > 0).astype(np.float32),
+        hair=(vertices[:, 2] < 0).astype(np.float32),
     )
     write_glb(head, folder / "head.glb")
 

@@ -105,6 +105,18 @@ def test_visibility_arrives_as_one_number_per_vertex(blender: ModuleType, job_fo
     assert np.array_equal(values, (local_points(head)[:, 1] < 0).astype(float))
 
 
+def test_hair_is_duller_than_skin_and_scatters_nothing(blender: ModuleType, job_folder: Path) -> None:
+    _, head, _ = bring_in(blender, job_folder)
+    values = np.array([entry.value for entry in head.data.attributes["hair"].data])
+    assert np.array_equal(values, (local_points(head)[:, 1] > 0).astype(float))
+    skin = next(node for node in head.data.materials[0].node_tree.nodes if node.type == "BSDF_PRINCIPLED")
+    for name, sign in (("Roughness", 1), ("Specular IOR Level", -1), ("Subsurface Weight", -1)):
+        between = skin.inputs[name].links[0].from_node
+        assert between.inputs["Value"].links[0].from_node.attribute_name == "hair"
+        on_skin, on_hair = between.inputs["To Min"].default_value, between.inputs["To Max"].default_value
+        assert sign * (on_hair - on_skin) > 0.2 and skin.inputs[name].default_value == on_skin
+
+
 def test_skin_scatters_light_at_real_scale(blender: ModuleType, job_folder: Path) -> None:
     blender.context.scene.unit_settings.scale_length = 0.01  # a scene in centimetres
     _, head, _ = bring_in(blender, job_folder)

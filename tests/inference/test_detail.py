@@ -220,3 +220,11 @@ def test_detail_stops_when_cancelled(unwrapped: UnwrappedMesh) -> None:
             cancel,
             detail_seed=0,
         )
+
+
+def test_hair_is_told_from_skin_seen_and_unseen(detailed: TexturedHead, smooth: TexturedHead) -> None:
+    assert smooth.hair is None and detailed.hair is not None
+    points = detailed.mesh.vertices
+    hair = (flat(points) == HAIR).all(axis=1)
+    crown, face = hair & (points[:, 1] > 0.15), ~hair & (points[:, 2] > 0.1) & (points[:, 1] > -0.2)
+    assert np.median(detailed.hair[crown]) > 0.9 and np.median(detailed.hair[face]) < 0.1

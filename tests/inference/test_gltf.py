@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,15 @@ def head() -> TexturedHead:
     visibility = (unwrapped.mesh.vertices[:, 2] > 0).astype(np.float32)
     visibility_map = np.zeros((size, size), dtype=np.uint8)
     return TexturedHead(
-        unwrapped.mesh, unwrapped.uv, albedo, visibility, visibility_map, {}, "someone.jpg", visibility / 2
+        unwrapped.mesh,
+        unwrapped.uv,
+        albedo,
+        visibility,
+        visibility_map,
+        {},
+        "someone.jpg",
+        visibility / 2,
+        1 - visibility,
     )
 
 
@@ -104,6 +113,12 @@ def test_normals_point_out_and_are_shared_across_seams(head: TexturedHead, read:
 def test_visibility_travels_as_a_vertex_attribute(head: TexturedHead, read: trimesh.Trimesh) -> None:
     np.testing.assert_array_equal(np.ravel(read.vertex_attributes["_VISIBILITY"]), head.visibility)
     np.testing.assert_array_equal(np.ravel(read.vertex_attributes["_CONFIDENCE"]), head.confidence)
+    np.testing.assert_array_equal(np.ravel(read.vertex_attributes["_HAIR"]), head.hair)
+
+
+def test_a_head_whose_hair_nobody_looked_for_says_nothing_of_it(head: TexturedHead, tmp_path: Path) -> None:
+    write_glb(replace(head, hair=None), tmp_path / "head.glb")
+    assert "_HAIR" not in content_of(tmp_path / "head.glb")["meshes"][0]["primitives"][0]["attributes"]
 
 
 def test_skin_is_rough_and_not_metal_and_the_node_has_a_name(file: Path) -> None:
