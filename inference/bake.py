@@ -66,6 +66,7 @@ MIRROR_REACH = 0.02  # box units, 1 cm: how far around the mirrored face the mod
 DELIGHT_SMOOTHNESS = 0.02  # box units, 1 cm: light changes no faster than that, apart from cast shadows
 
 MAX_PAINT_FACES = 200_000  # faces are split up to this number: sides of 2 mm, finer than the model's colours
+FILL_ROWS = 512  # rows of a texture at once where the ground between islands is filled; even
 COLOUR_CHUNK = 65536  # points between two progress calls
 
 # Landmarks of the 478-point face mesh, from the subject's point of view
@@ -381,15 +382,29 @@ def fill_uncovered(image: NDArray[np.uint8], covered: NDArray[np.bool_]) -> NDAr
     if covered.all() or not covered.any():
         return image
     filled, covered = _grow(image, covered)
-    padding = ((0, covered.shape[0] % 2), (0, covered.shape[1] % 2))
-    weight = np.pad(covered, padding)[..., None].astype(np.uint16)
-    weighted = np.pad(filled, (*padding, (0, 0))) * weight
-    count = weight[::2, ::2] + weight[1::2, ::2] + weight[::2, 1::2] + weight[1::2, 1::2]
-    total = weighted[::2, ::2] + weighted[1::2, ::2] + weighted[::2, 1::2] + weighted[1::2, 1::2]
-    half = fill_uncovered((total // np.maximum(count, 1)).astype(np.uint8), count[..., 0] > 0)
-    row, column = np.nonzero(~covered)
-    filled[row, column] = half[row // 2, column // 2]
+    half = fill_uncovered(*_halved(filled, covered))
+    for start in range(0, len(filled), FILL_ROWS):
+        rows = slice(start, start + FILL_ROWS)
+        row, column = np.nonzero(~covered[rows])
+        filled[rows][row, column] = half[(start + row) // 2, column // 2]
     return filled
+
+
+def _halved(image: NDArray[np.uint8], covered: NDArray[np.bool_]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """At half the resolution, rounded up: the mean of what is covered, and whether anything is."""
+    height, width = covered.shape
+    shape = ((height + 1) // 2, (width + 1) // 2)
+    half, half_covered = np.zeros((*shape, image.shape[2]), np.uint8), np.zeros(shape, bool)
+    for start in range(0, height, FILL_ROWS):  # sums of a whole picture of 8192 texels would take gigabytes
+        part = covered[start : start + FILL_ROWS]
+        padding = ((0, len(part) % 2), (0, width % 2))
+        weight = np.pad(part, padding)[..., None].astype(np.uint16)
+        weighted = np.pad(image[start : start + FILL_ROWS], (*padding, (0, 0))) * weight
+        count = weight[::2, ::2] + weight[1::2, ::2] + weight[::2, 1::2] + weight[1::2, 1::2]
+        total = weighted[::2, ::2] + weighted[1::2, ::2] + weighted[::2, 1::2] + weighted[1::2, 1::2]
+        rows = slice(start // 2, start // 2 + len(count))
+        half[rows], half_covered[rows] = total // np.maximum(count, 1), count[..., 0] > 0
+    return half, half_covered
 
 
 def find_anchors(depth_map: NDArray[np.float32], portrait: AlignedPortrait) -> dict[str, FloatArray]:
