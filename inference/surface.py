@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import fast_simplification
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
+from scipy import sparse, spatial
 from skimage import measure
 
 from .errors import NoSurface
@@ -39,6 +39,7 @@ DECIMATION_TRIES = 4
 DECIMATION_SCALE = 100.0
 UNFOLDING_ROUNDS = 8  # of smoothing folded faces; most lie flat after two
 SLIVER = 1e-4  # height of a face over its longest side: below, its normal is noise
+APART = 1e-6  # units, half a micrometre: what lies closer becomes one where vertices are joined by their place
 
 
 NECKS = ("closed", "open")
@@ -286,7 +287,9 @@ def open_neck(mesh: Mesh) -> Mesh:
 
 
 def is_clean(mesh: Mesh, openings: int = 0) -> bool:
-    """Whether the mesh is one consistently wound, manifold piece without repeated corners or slivers.
+    """Whether the mesh is one consistently wound, manifold piece without repeated corners, slivers or twin vertices.
+
+    Twins are two vertices at one place: sound as long as nobody joins vertices by their place, as importers do.
 
     openings: how many rims it has; without any it is closed.
     """
@@ -295,7 +298,9 @@ def is_clean(mesh: Mesh, openings: int = 0) -> bool:
         return False
     if len(_odd_edges(faces)) or len(_pinched_vertices(faces)) or len(border_loops(mesh)) != openings:
         return False
-    return bool(_pieces(mesh).max(initial=0) == 0 and not _slivers(mesh).any())
+    if _pieces(mesh).max(initial=0) > 0 or _slivers(mesh).any():
+        return False
+    return not len(_twins(mesh))
 
 
 def repair(mesh: Mesh) -> Mesh:
@@ -309,7 +314,8 @@ def repair(mesh: Mesh) -> Mesh:
             return mesh
         mesh = _flip_slivers(_drop_collapsed(mesh))
         faces = mesh.faces
-        bad = np.concatenate([_odd_edges(faces).ravel(), _pinched_vertices(faces), faces[_slivers(mesh)].ravel()])
+        tangled = [_odd_edges(faces).ravel(), _pinched_vertices(faces), faces[_slivers(mesh)].ravel(), _twins(mesh)]
+        bad = np.concatenate(tangled)
         keep = ~np.isin(faces, bad).any(axis=1)
         if not keep.any():
             raise NoSurface()
@@ -464,7 +470,9 @@ def _surroundings(inside: BoolArray) -> tuple[slice, ...]:
 
 
 def _project_onto_level(mesh: Mesh, field: DensityField, lattice: Lattice) -> Mesh:
-    """Slide vertices along their normals onto the level set, at most one cell, where that turns no face over.
+    """Slide vertices along their normals onto the level set, at most one cell.
+
+    Where that would turn a face over, or bring two vertices to one place, it is not done.
 
     Vertices on the cuts stay. Decimation leaves vertices up to half a cell beside the surface; this brings them back.
     """
@@ -503,7 +511,7 @@ def _project_onto_level(mesh: Mesh, field: DensityField, lattice: Lattice) -> Me
             np.linalg.norm(before, axis=1) * np.linalg.norm(after, axis=1) + 1e-30
         )
         spoilt = (cosine < 0.5) | _slivers(Mesh(moved, mesh.faces))
-        undo = np.unique(mesh.faces[spoilt])
+        undo = np.union1d(mesh.faces[spoilt], _twins(Mesh(moved, mesh.faces)))
         undo = undo[(moved[undo] != mesh.vertices[undo]).any(axis=1)]
         if not len(undo):
             return Mesh(moved, mesh.faces)
@@ -514,7 +522,7 @@ def unfold(mesh: Mesh) -> Mesh:
     """The mesh with the few faces smoothed that decimation laid back over their neighbours, normals inwards.
 
     Their corners move half way to the mean of the vertices around them, again and again while it helps; those in the
-    cut stay in it. What would leave a sliver is not done.
+    cut stay in it. What would leave a sliver or bring two vertices to one place is not done.
     """
     for _ in range(UNFOLDING_ROUNDS):
         crosses = _face_crosses(mesh.vertices, mesh.faces)
@@ -535,7 +543,7 @@ def unfold(mesh: Mesh) -> Mesh:
         means = np.stack([np.bincount(start, mesh.vertices[end, axis], count) for axis in range(3)], axis=1) / beside
         vertices = np.where(moving[:, None], (mesh.vertices + means) / 2, mesh.vertices)
         smoothed = Mesh(vertices, mesh.faces)
-        if _slivers(smoothed).any():
+        if _slivers(smoothed).any() or len(_twins(smoothed)):
             break
         mesh = smoothed
     return mesh
@@ -580,6 +588,11 @@ def _slivers(mesh: Mesh) -> BoolArray:
     """(f,) faces without a usable normal: their height is next to nothing against their longest side."""
     longest = _sides(mesh).max(axis=1)
     return np.linalg.norm(_face_crosses(mesh.vertices, mesh.faces), axis=1) <= SLIVER * longest**2
+
+
+def _twins(mesh: Mesh) -> IntArray:
+    """Vertices that have another one at the same place."""
+    return spatial.cKDTree(mesh.vertices).query_pairs(APART, output_type="ndarray").ravel()
 
 
 def _pieces(mesh: Mesh) -> IntArray:

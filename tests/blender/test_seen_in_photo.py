@@ -131,12 +131,12 @@ def test_undo_takes_it_off_the_head_and_the_viewports(blender: ModuleType, head:
 
 
 def test_a_changed_mesh_is_coloured_anew_when_it_is_shown_again(blender: ModuleType, head: Any) -> None:
-    values = head.data.attributes["visibility"].data
-    values.foreach_set("value", np.full(len(values), 0.5, np.float32))
+    half = np.full(len(head.data.vertices), 0.5, np.float32)
+    head.data.attributes["visibility"].data.foreach_set("value", half)  # kept in no name: it dies with the next one
     blender.context.scene.headcast.show_seen = True
     overlay = part("seen_in_photo")
     expected = (overlay.SEEN + overlay.GUESSED) / 2
-    np.testing.assert_allclose(shown_colours(blender, head), np.broadcast_to(expected, (len(values), 4)), rtol=1e-5)
+    np.testing.assert_allclose(shown_colours(blender, head), np.broadcast_to(expected, (len(half), 4)), rtol=1e-5)
 
 
 @pytest.mark.parametrize("neck", ["CLOSED", "OPEN"])

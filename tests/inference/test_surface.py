@@ -28,6 +28,7 @@ from inference.surface import (
     sample_near_surface,
     unfold,
     vertex_normals,
+    weld,
 )
 
 from .analytic_fields import AnalyticField, Distance, head_on_neck, sphere, union, upright_cylinder
@@ -192,6 +193,20 @@ def test_repair_parts_solids_that_share_one_vertex(ball: Mesh) -> None:
     mended = repair(touching)
     assert_is_one_clean_solid(mended)
     assert as_trimesh(mended).volume == pytest.approx(as_trimesh(ball).volume, rel=0.01)
+
+
+def test_repair_leaves_no_two_vertices_at_one_place(ball: Mesh) -> None:
+    around = ball.faces[(ball.faces == 50).any(axis=1)]
+    beyond = ball.faces[np.isin(ball.faces, around).any(axis=1)]
+    twin = np.setdiff1d(beyond, around)[0]  # no face has both
+    vertices = ball.vertices.copy()
+    vertices[twin] = vertices[50]
+    tangled = Mesh(vertices, ball.faces)
+    assert is_watertight(tangled) and not is_watertight(weld(tangled)[0]) and not is_clean(tangled)
+    mended = repair(tangled)
+    assert_is_one_clean_solid(mended)
+    welded = weld(mended)[0]
+    assert is_watertight(welded) and len(welded.vertices) == len(mended.vertices)
 
 
 def test_largest_solid_refuses_a_mesh_that_is_inside_out(ball: Mesh) -> None:
