@@ -1,7 +1,7 @@
 """What Blender and the reconstruction process say to each other: one JSON object a line, in both directions.
 
 Standard library only: the add-on imports this file inside Blender, where nothing else of `inference` may be imported.
-Blender sends jobs (Reconstruct, Rebuild, Rebake, Reroll, Convert), Cancel and Close. The worker says Ready once, then
+Blender sends jobs (Reconstruct, Rebuild, Rebake, Reroll, Rig, Convert), Cancel and Close. The worker says Ready once, then
 for each job any number of Progress and exactly one answer: Failed, Cancelled, or Done for a head and Converted for a
 model.
 """
@@ -94,6 +94,14 @@ class Reroll:
 
 
 @dataclass(frozen=True)
+class Rig:
+    """Make the head of a result folder animatable; the rig is written into that folder, beside the head."""
+
+    folder: str
+    changes: dict[str, Any] = field(default_factory=dict)  # by names of `Options`: model, device, texture
+
+
+@dataclass(frozen=True)
 class Convert:
     """Make the model file `out` of published weights, or check a model file and copy it there.
 
@@ -133,7 +141,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Done:
-    """The head is in `folder`; `report` is the content of its head.json."""
+    """The head is in `folder`; `report` is the content of its head.json, or of a rig what was written and how it fits."""
 
     folder: str
     report: dict[str, Any] = field(default_factory=dict)
@@ -166,7 +174,7 @@ class Cancelled:
 
 
 Reuse: TypeAlias = Rebuild | Rebake | Reroll
-Job: TypeAlias = Reconstruct | Reuse | Convert
+Job: TypeAlias = Reconstruct | Reuse | Rig | Convert
 Outcome: TypeAlias = Done | Converted | Failed | Cancelled  # each job has exactly one
 Message: TypeAlias = Job | Cancel | Close | Ready | Progress | Outcome
 
@@ -187,6 +195,7 @@ _KINDS: dict[str, type] = {
     "rebuild": Rebuild,
     "rebake": Rebake,
     "reroll": Reroll,
+    "rig": Rig,
     "convert": Convert,
     "cancel": Cancel,
     "close": Close,

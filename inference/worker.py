@@ -40,6 +40,7 @@ from .messages import (
     Rebuild,
     Reconstruct,
     Reuse,
+    Rig,
     decode,
     encode,
 )
@@ -114,6 +115,8 @@ class Worker:
                 return self._convert(job.request, progress)
             if isinstance(job.request, Reuse):
                 return self._reuse(job.request, progress)
+            if isinstance(job.request, Rig):
+                return self._rig(job.request, progress)
             return self._reconstruct(job.request, progress)
         except JobCancelled:
             return Cancelled()
@@ -146,6 +149,16 @@ class Worker:
         else:
             report = reuse.reroll(folder, out_dir, request.seed, options, models, progress, notes)
         return Done(request.out_dir, report)
+
+    def _rig(self, request: Rig, progress: ReportProgress) -> Done:
+        from . import reuse  # here, for the same reason
+        from .rigging.make_rig import make_rig
+
+        self._engine_runs.set()
+        folder = Path(request.folder)
+        options, notes = reuse.folder_options(folder, request.changes)
+        report = make_rig(folder, options, self._models(options, progress), progress, notes)
+        return Done(request.folder, report)
 
     def _models(self, options: Options, progress: ReportProgress) -> Models:
         """The networks, warm from the last head if it had the same model and device."""

@@ -29,6 +29,7 @@ from headcast.inference.messages import (
     Rebuild,
     Reconstruct,
     Reroll,
+    Rig,
     encode,
 )
 from PIL import Image
@@ -196,6 +197,20 @@ def test_a_finished_head_is_made_again_in_each_way_by_the_warm_worker(client, as
         assert sorted(path.name for path in (tmp_path / verb).iterdir()) == FILES
         fractions = [message.fraction for message in heard if isinstance(message, Progress)]
         assert fractions == sorted(fractions) and len({m.label for m in heard if isinstance(m, Progress)}) >= 5
+    client.submit(Rig(head, {"texture": 64}))
+    until_stage(client, "Fitting the face's shape")
+    client.cancel()
+    assert isinstance(until_answered(client)[-1], Cancelled)
+    assert sorted(path.name for path in Path(head).iterdir()) == FILES
+    client.submit(Rig(head, {"texture": 64}))
+    heard = until_answered(client)
+    done = heard[-1]
+    assert isinstance(done, Done), done
+    assert done.folder == head and sorted(path.name for path in Path(head).iterdir()) == sorted(
+        {*FILES, *done.report["files"]}
+    )
+    fractions = [message.fraction for message in heard if isinstance(message, Progress)]
+    assert fractions == sorted(fractions) and len({m.label for m in heard if isinstance(m, Progress)}) >= 4
     client.submit(Rebake(head, str(astronaut), str(tmp_path / "none")))
     failed = until_answered(client)[-1]
     assert isinstance(failed, Failed) and "astronaut.png" in failed.message and failed.hint
