@@ -11,7 +11,7 @@ import numpy as np
 from mathutils import Matrix
 from numpy.typing import NDArray
 
-from .import_head import ALBEDO_KEY, BLENDER_FROM_GLTF, FOLDER_KEY, mark_origin, passing_head
+from .import_head import ALBEDO_KEY, BLENDER_FROM_GLTF, FOLDER_KEY, RIG_PART_KEY, mark_origin, passing_head
 from .material import skin_material
 from .user_folder import user_folder
 
@@ -40,8 +40,8 @@ class Triangles:
 
 
 def is_head(thing: bpy.types.Object | None) -> bool:
-    """Whether an object is a mesh with a head's result folder behind it."""
-    return thing is not None and thing.type == "MESH" and FOLDER_KEY in thing
+    """Whether an object is a mesh with a head's result folder behind it, and not part of a rig made of one."""
+    return thing is not None and thing.type == "MESH" and FOLDER_KEY in thing and RIG_PART_KEY not in thing
 
 
 def selected_head(context: bpy.types.Context) -> bpy.types.Object | None:
@@ -78,6 +78,11 @@ def frame_of(thing: bpy.types.Object, head: bpy.types.Object) -> Matrix:
         numbers = list(thing[FRAME_KEY])
         return Matrix([numbers[row : row + 4] for row in range(0, 16, 4)])
     return Matrix.Identity(4) if is_head(thing) else head.matrix_world.inverted() @ thing.matrix_world
+
+
+def head_place(head: bpy.types.Object) -> Matrix:
+    """Where a result of the head's folder belongs in the world."""
+    return head.matrix_world @ frame_of(head, head).inverted()
 
 
 def triangles_of(context: bpy.types.Context, thing: bpy.types.Object, to_head: Matrix) -> Triangles:

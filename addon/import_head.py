@@ -16,12 +16,15 @@ import numpy as np
 from mathutils import Matrix
 from numpy.typing import NDArray
 
+from .all_or_nothing import ImportFailed, all_or_nothing, everything, select_only
 from .material import HAIR, skin_material
+from .packed_image import packed_image
 
 HEAD_NAME = "Head"
 VISIBILITY = "visibility"  # point attribute: 1 where the photo showed the skin, 0 where it is imagined
 OTHER_ATTRIBUTES = {"_CONFIDENCE": "confidence", "_HAIR": HAIR}  # of a head.glb that has them: heads made before do not
 FOLDER_KEY = "headcast_folder"  # on head and collection: name of the result folder, no path of this computer
+RIG_PART_KEY = "headcast_rig_part"  # on each object of a rig: what it is of it
 ALBEDO_KEY = "headcast_albedo"  # on the image that Headcast painted
 GLB_VISIBILITY = "_VISIBILITY"  # glTF wants names of its own invention to begin with an underscore
 
@@ -34,17 +37,6 @@ SENSOR_MM = 36.0  # full frame; only the ratio to the focal length matters
 WELD_M = 1e-7  # the unwrap doubles vertices along seams at the very same place
 CAMERA_DISPLAY_M = 0.1
 
-# Everything an import may add to the file, so that a failed one can be taken out again.
-DATABLOCKS = ("objects", "meshes", "cameras", "materials", "images", "collections", "node_groups", "actions")
-
-
-class ImportFailed(Exception):
-    """The job folder could not be brought into the scene: `message` says why, `hint` what to do."""
-
-    def __init__(self, message: str, hint: str) -> None:
-        self.message, self.hint = message, hint
-        super().__init__(message)
-
 
 def import_head(context: bpy.types.Context, folder: Path, name: str) -> bpy.types.Collection:
     """Bring the job folder's head into the scene at the 3D cursor; it is selected and active afterwards.
@@ -55,7 +47,7 @@ def import_head(context: bpy.types.Context, folder: Path, name: str) -> bpy.type
     """
     if not hasattr(bpy.types, "IMPORT_SCENE_OT_gltf"):
         raise ImportFailed("Blender's glTF importer is switched off.", "Enable the add-on glTF 2.0 format.")
-    with _all_or_nothing(context):
+    with all_or_nothing(context):
         try:
             report = json.loads((folder / "head.json").read_text(encoding="utf-8"))
             head = _read_mesh(folder / "head.glb")
@@ -77,7 +69,7 @@ def import_head(context: bpy.types.Context, folder: Path, name: str) -> bpy.type
         context.scene.collection.children.link(collection)
         mark_origin(head, folder, name)
         collection[FOLDER_KEY] = folder.name
-        _select_only(context, head)
+        select_only(context, head)
     return collection
 
 
@@ -99,11 +91,8 @@ def photo_camera(camera: dict[str, Any], portrait: Path, name: str, unit_m: floa
     data.display_size = CAMERA_DISPLAY_M / unit_m
     data["headcast_note"] = "Matches the photo in a square render, such as 1024 x 1024."
 
-    picture = bpy.data.images.load(str(portrait))
-    picture.name = f"{name} portrait"
+    picture = packed_image(portrait, f"{name} portrait")
     picture.alpha_mode = "NONE"  # the alpha is the matte: shown, it would cut the photo's own background away
-    picture.pack()
-    picture.filepath_raw = f"//{portrait.name}"  # packed; the folder's path would carry the user's name along
     data.show_background_images = True
     background = data.background_images.new()
     background.image = picture
@@ -129,7 +118,7 @@ def _read_mesh(glb: Path) -> bpy.types.Object:
     """The GLB's one mesh as an object at the origin, its seams welded, with nothing else left of the import."""
     if not glb.is_file():
         raise FileNotFoundError(glb)
-    known = _everything()
+    known = everything()
     wanted = {
         "import_shading": "SMOOTH",
         "import_pack_images": True,
@@ -216,7 +205,7 @@ class PassingHead:
 def passing_head(context: bpy.types.Context, folder: Path) -> Iterator[PassingHead]:
     """What a result folder's head.glb holds. Raises ImportFailed; the file is then as it was."""
     active, selected = context.view_layer.objects.active, list(context.selected_objects)
-    with _all_or_nothing(context):
+    with all_or_nothing(context):
         try:
             head = _read_mesh(folder / "head.glb")
         except (OSError, ValueError, RuntimeError) as error:
@@ -244,30 +233,3 @@ def albedo_of(material: bpy.types.Material) -> bpy.types.Image:
     albedo = next(node.image for node in material.node_tree.nodes if node.type == "TEX_IMAGE" and node.image)
     albedo[ALBEDO_KEY] = True
     return albedo
-
-
-def _select_only(context: bpy.types.Context, chosen: bpy.types.Object) -> None:
-    for thing in context.view_layer.objects:
-        thing.select_set(thing == chosen)
-    context.view_layer.objects.active = chosen
-
-
-def _everything() -> dict[str, set[bpy.types.ID]]:
-    return {kind: set(getattr(bpy.data, kind)) for kind in DATABLOCKS}
-
-
-@contextmanager
-def _all_or_nothing(context: bpy.types.Context) -> Iterator[None]:
-    """Take everything out of the file again that came in during the block, if the block raises."""
-    known = _everything()
-    active = context.view_layer.objects.active
-    selected = [thing for thing in context.view_layer.objects if thing.select_get()]
-    try:
-        yield
-    except BaseException:
-        for kind in DATABLOCKS:
-            bpy.data.batch_remove([thing for thing in getattr(bpy.data, kind) if thing not in known[kind]])
-        for thing in selected:
-            thing.select_set(True)
-        context.view_layer.objects.active = active
-        raise

@@ -13,13 +13,15 @@ import bpy
 from bpy.app.translations import pgettext_rpt
 from bpy.props import BoolProperty, EnumProperty, StringProperty
 
-from ..inference.messages import Cancelled, Done, Failed, Job, Outcome, Progress, Reconstruct
+from ..inference.messages import Cancelled, Done, Failed, Job, Outcome, Progress, Reconstruct, Rig
 from . import properties, seen_in_photo
+from .all_or_nothing import ImportFailed
 from .head_link import LinkBroken
-from .import_head import ImportFailed, import_head
+from .import_head import import_head
 from .model_file import UNFIT_FOR_FILES
 from .photo_file import ImageUnusable, photo_file
 from .preferences import preferences, worker_place
+from .rig.make_rig import bring_rig_in
 from .session import SESSION
 from .user_folder import user_folder
 
@@ -86,7 +88,8 @@ class HeadJob:
             return {"RUNNING_MODAL"}
         if event.type != "TIMER":
             return {"PASS_THROUGH"}
-        self._outcome = self._outcome or SESSION.poll()
+        if self._outcome is None and (outcome := SESSION.poll()) and not self._goes_on(context, outcome):
+            self._outcome = outcome
         redraw_panels(context)
         if self._outcome is None:
             return {"PASS_THROUGH"}
@@ -100,7 +103,9 @@ class HeadJob:
         """Blocking run, for scripts and for Blender without a window."""
         if not self._submit(context):
             return {"CANCELLED"}
-        return self._finish(context, wait_for_outcome(context))
+        while self._goes_on(context, outcome := wait_for_outcome(context)):
+            pass
+        return self._finish(context, outcome)
 
     def cancel(self, _context: bpy.types.Context) -> None:
         """Blender ends the operator: another file is loaded, or Blender quits."""
@@ -121,6 +126,21 @@ class HeadJob:
         """Bring a finished result into the scene, and say so. Raises ImportFailed or LinkBroken."""
         raise NotImplementedError
 
+    def next_job(self, context: bpy.types.Context, outcome: Outcome) -> Job | None:
+        """What to ask for after a job has ended, in the same run of the operator; None if that is all."""
+        return None
+
+    def outcome_of_run(self, outcome: Outcome) -> Outcome:
+        """How a run ended, given the end of its last job."""
+        return outcome
+
+    def _goes_on(self, context: bpy.types.Context, outcome: Outcome) -> bool:
+        """Whether another job of this run has begun now that one has ended."""
+        job = self.next_job(context, outcome)
+        if job is not None:
+            SESSION.submit(worker_place(), job)
+        return job is not None
+
     def _submit(self, context: bpy.types.Context) -> bool:
         """Send the job to the worker; False if there is none to send, which is told."""
         self._passing = tempfile.TemporaryDirectory(prefix="headcast-", dir=bpy.app.tempdir)
@@ -129,12 +149,14 @@ class HeadJob:
             self._passing.cleanup()
             self._fail(job)
             return False
+        self._warnings: list[str] = []  # beside those of the worker's report
         SESSION.submit(worker_place(), job)
         return True
 
     def _finish(self, context: bpy.types.Context, outcome: Outcome) -> set[str]:
         """Bring the result in, or say why there is none."""
         self._passing.cleanup()
+        outcome = self.outcome_of_run(outcome)
         told = ""
         if isinstance(outcome, Done):
             try:
@@ -152,7 +174,7 @@ class HeadJob:
             self.report({"INFO"}, self.cancelled)
             return {"CANCELLED"}
         assert isinstance(outcome, Done)  # a head was asked for
-        warnings = outcome.report.get("warnings", [])
+        warnings = [*outcome.report.get("warnings", []), *self._warnings]
         SESSION.finish(warnings=warnings)
         for warning in warnings:
             self.report({"WARNING"}, pgettext_rpt(warning))
@@ -190,11 +212,37 @@ class HEADCAST_OT_reconstruct(HeadJob, bpy.types.Operator):
         except OSError:
             return PHOTO_NOT_COPIED
         self._name = Path(settings.image.name).stem
+        self._make_rig, self._rigged = settings.make_rig, False
+        self._made: Done | None = None  # the head, while its rig is made
         return Reconstruct(str(photo.path), str(new_job_folder(self._name)), settings.options())
+
+    def next_job(self, context: bpy.types.Context, outcome: Outcome) -> Job | None:
+        if not self._make_rig or self._made or not isinstance(outcome, Done) or SESSION.cancelling:
+            return None
+        self._made = outcome
+        return Rig(outcome.folder, context.scene.headcast.rig_changes())
+
+    def outcome_of_run(self, outcome: Outcome) -> Outcome:
+        if self._made is None:
+            return outcome
+        self._rigged = isinstance(outcome, Done)
+        if isinstance(outcome, Failed):
+            self._warn_of_rig(outcome.message)
+        return self._made  # with or without a rig, there is a head
 
     def receive(self, context: bpy.types.Context, folder: Path) -> str:
         import_head(context, folder, self._name)
-        return "Head reconstructed"
+        if not self._rigged:
+            return "Head reconstructed"
+        try:
+            bring_rig_in(context, context.view_layer.objects.active, folder, self._name)
+        except ImportFailed as error:
+            self._warn_of_rig(error.message)
+            return "Head reconstructed"
+        return "Head reconstructed and made rig-ready"
+
+    def _warn_of_rig(self, reason: str) -> None:
+        self._warnings.append(f"{pgettext_rpt('The head came in without a rig.')} {pgettext_rpt(reason)}")
 
 
 class Timers:

@@ -9,6 +9,9 @@ from ..inference.messages import Reconstruct
 from . import EXTENSION
 from .head_link import selected_head, version_of
 from .preferences import preferences
+from .rig.armature import LOOK_AT
+from .rig.face_control import BONES, rig_of
+from .rig.make_rig import scan_of
 from .session import SESSION
 from .widgets import draw_progress, draw_wrapped
 
@@ -55,6 +58,7 @@ class HEADCAST_PT_main(bpy.types.Panel):
             row = layout.row()
             row.scale_y = 1.6
             row.operator("headcast.reconstruct", icon="USER")
+            layout.prop(settings, "make_rig")
         row = layout.row()
         row.enabled = context.mode != "EDIT_MESH"  # a mesh that is being edited can be given no colours
         row.prop(settings, "show_seen")
@@ -140,6 +144,37 @@ class HEADCAST_PT_reuse(bpy.types.Panel):
         row.operator("headcast.rebake", icon="RENDER_STILL")
         row.operator("headcast.rebake", text="", icon="UV").new_uv = True
         layout.operator("headcast.rebuild", icon="MOD_REMESH")
+        layout.operator("headcast.make_rig", icon="ARMATURE_DATA")
 
 
-CLASSES = (HEADCAST_PT_main, HEADCAST_PT_quality, HEADCAST_PT_mesh, HEADCAST_PT_reuse)
+class HEADCAST_PT_rig(bpy.types.Panel):
+    """The controls of a rig; nothing unless part of one is active."""
+
+    bl_idname = "HEADCAST_PT_rig"
+    bl_label = "Selected Rig"
+    bl_space_type = "VIEW_3D"
+    bl_region_type = "UI"
+    bl_category = "Headcast"
+    bl_parent_id = HEADCAST_PT_main.bl_idname
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        return rig_of(context.active_object) is not None
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout = self.layout
+        layout.use_property_split = True
+        layout.use_property_decorate = False
+        armature = rig_of(context.active_object)
+        assert armature is not None  # poll
+        row = layout.row(align=True)
+        row.operator_enum("headcast.expression", "expression")
+        layout.row().prop(armature.headcast_rig, "driven_by", expand=True)
+        row = layout.row()
+        row.enabled = armature.headcast_rig.driven_by == BONES
+        row.prop(armature, f'["{LOOK_AT}"]', text="Eyes Follow Target", slider=True)
+        if scan := scan_of(armature):
+            layout.prop(scan, "hide_viewport", text="Show Scan", invert_checkbox=True)
+
+
+CLASSES = (HEADCAST_PT_main, HEADCAST_PT_quality, HEADCAST_PT_mesh, HEADCAST_PT_reuse, HEADCAST_PT_rig)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from pathlib import Path
+from typing import Any
 
 import bpy
 from bpy.props import BoolProperty, EnumProperty, FloatProperty, IntProperty, PointerProperty, StringProperty
@@ -180,6 +181,11 @@ class HEADCAST_PG_settings(bpy.types.PropertyGroup):
         "the viewport only: renders and the heads' own materials stay as they are",
         update=_show_seen,
     )
+    make_rig: BoolProperty(
+        name="Make Rig-Ready",
+        description="Makes the head animatable at once: quads, 52 face shapes, bones, eyes and mouth. Takes about half "
+        "a minute more",
+    )
     seed: IntProperty(
         name="Seed", description="Another number gives another version of what the photo does not show", min=0
     )
@@ -219,6 +225,10 @@ class HEADCAST_PG_settings(bpy.types.PropertyGroup):
             mirror_face=self.mirror_face,
             delight=self.delight,
         )
+
+    def rig_changes(self) -> dict[str, Any]:
+        """What a rig takes of these choices; in all else it is made as its head was."""
+        return {"texture": self.texture_size, "device": self.device.lower()}
 
     def missing_model(self) -> Failed | None:
         """What to tell the user if the chosen model's file is not there; None if it is."""

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import bpy
 
-from . import model_operators, operators, panel, preferences, properties, reuse_operators, seen_in_photo
+from . import model_operators, operators, panel, preferences, properties, reuse_operators, rig_operators, seen_in_photo
+from .rig.face_control import HEADCAST_PG_rig
 from .session import SESSION
 
 CLASSES = (
     *properties.CLASSES,
+    HEADCAST_PG_rig,
     *preferences.CLASSES,
     *operators.CLASSES,
     *model_operators.CLASSES,
     *reuse_operators.CLASSES,
+    *rig_operators.CLASSES,
     *panel.CLASSES,
 )
 
@@ -22,6 +25,7 @@ def register() -> None:
     for cls in CLASSES:
         bpy.utils.register_class(cls)
     bpy.types.Scene.headcast = bpy.props.PointerProperty(type=properties.HEADCAST_PG_settings)
+    bpy.types.Object.headcast_rig = bpy.props.PointerProperty(type=HEADCAST_PG_rig)
     seen_in_photo.register()
 
 
@@ -31,6 +35,7 @@ def unregister() -> None:
     SESSION.close()
     model_operators.passing.forget()
     seen_in_photo.unregister()
+    del bpy.types.Object.headcast_rig
     del bpy.types.Scene.headcast
     for cls in reversed(CLASSES):
         bpy.utils.unregister_class(cls)

@@ -8,11 +8,12 @@ import bpy
 import numpy as np
 from bpy.props import BoolProperty, IntProperty
 
-from ..inference.messages import Failed, Rebake, Rebuild, Reroll, Reuse
+from ..inference.messages import Failed, Rebake, Rebuild, Reroll, Reuse, Rig
 from .head_link import (
     LinkBroken,
     follow,
     frame_of,
+    head_place,
     is_head,
     result_folder,
     selected_head,
@@ -33,13 +34,13 @@ NO_HEAD = "Select a head that Headcast made"
 
 
 class ReuseOperator(HeadJob):
-    """What the three have in common: the selected head and its result folder."""
+    """What all jobs on a finished head have in common: the selected head and its result folder."""
 
     @classmethod
     def what_is_missing(cls, context: bpy.types.Context) -> str:
         return NO_HEAD if selected_head(context) is None else ""
 
-    def job(self, context: bpy.types.Context) -> Reuse | Failed:
+    def job(self, context: bpy.types.Context) -> Reuse | Rig | Failed:
         head = selected_head(context)
         assert head is not None  # poll
         # By name: an undo meanwhile replaces every object, and a reference would lead into freed memory.
@@ -60,7 +61,7 @@ class ReuseOperator(HeadJob):
             )
         return self.bring_in(context, head, folder)
 
-    def ask(self, context: bpy.types.Context, head: bpy.types.Object, out_dir: str) -> Reuse:
+    def ask(self, context: bpy.types.Context, head: bpy.types.Object, out_dir: str) -> Reuse | Rig:
         """What to ask the worker for. Raises LinkBroken or OSError."""
         raise NotImplementedError
 
@@ -161,7 +162,7 @@ def device_of(context: bpy.types.Context) -> dict[str, str]:
 
 def bring_in_beside(context: bpy.types.Context, folder: Path, name: str, head: bpy.types.Object) -> None:
     """Import a result as a head of its own, where another head stands."""
-    place = head.matrix_world @ frame_of(head, head).inverted()
+    place = head_place(head)
     import_head(context, folder, name)
     context.view_layer.objects.active.matrix_world = place
 

@@ -1,9 +1,9 @@
 """What Blender and the reconstruction process say to each other: one JSON object a line, in both directions.
 
 Standard library only: the add-on imports this file inside Blender, where nothing else of `inference` may be imported.
-Blender sends jobs (Reconstruct, Rebuild, Rebake, Reroll, Rig, Convert), Cancel and Close. The worker says Ready once, then
-for each job any number of Progress and exactly one answer: Failed, Cancelled, or Done for a head and Converted for a
-model.
+Blender sends jobs (Reconstruct, Rebuild, Rebake, Reroll, Rig, Convert), Cancel and Close. The worker says Ready once,
+then for each job any number of Progress and exactly one answer: Failed, Cancelled, or Done for a head or a rig and
+Converted for a model.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Done:
-    """The head is in `folder`; `report` is the content of its head.json, or of a rig what was written and how it fits."""
+    """Head or rig are in `folder`; `report` is the content of head.json, or what was written of the rig."""
 
     folder: str
     report: dict[str, Any] = field(default_factory=dict)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.blender.prepared_head import write_job_folder
+from tests.blender.prepared_rig import write_rig_files
 from wheels.extension import build
 
 HERE = Path(__file__).resolve().parent
@@ -70,9 +72,33 @@ def job_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_job_folder(folder / "Kopf für Test")
 
 
+@pytest.fixture(scope="session")
+def rig_files(job_folder: Path) -> Path:
+    """What the fake worker writes beside the head when it is asked for a rig."""
+    return write_rig_files(job_folder.with_name("rig"))
+
+
+@pytest.fixture
+def rig_folder(job_folder: Path, rig_files: Path, tmp_path: Path) -> Path:
+    """The finished job with its rig: a copy, which a test may spoil."""
+    folder = tmp_path / "Kopf mit Rig"
+    shutil.copytree(job_folder, folder)
+    return Path(shutil.copytree(rig_files, folder, dirs_exist_ok=True))
+
+
+@pytest.fixture
+def rig(blender: ModuleType, rig_folder: Path) -> Any:
+    """The armature of a rig in the scene; its face is selected and active."""
+    part("import_head").import_head(blender.context, rig_folder, "Zoë")
+    head = blender.context.active_object
+    armature = part("rig.make_rig").bring_rig_in(blender.context, head, rig_folder, "Zoë")
+    blender.context.view_layer.update()
+    return armature
+
+
 @pytest.fixture
 def worker_that(blender: ModuleType, job_folder: Path, tmp_path: Path) -> Callable[[str], None]:
-    """Point the preferences at a fake worker process: worker_that("done" | "fail" | "die" | "wait")."""
+    """Point the preferences at a fake worker process: worker_that("done" | "fail" | ...), see there."""
 
     def choose(how: str) -> None:
         python = tmp_path / f"python {how}é"

@@ -3,6 +3,8 @@
     fake_worker.py HOW FOLDER -I start_worker.py ROOT ...
 
 HOW: "done" answers with a copy of FOLDER, "fail" with an error, "die" ends in mid-job, "wait" works until cancelled.
+Of a rig, "done" copies the folder "rig" beside FOLDER into the head's. "fail rig" and "wait for rig" are like "done"
+for all but rigs.
 Of a model, "done" makes a copy of the last source, and the others leave half of one.
 """
 
@@ -32,6 +34,7 @@ from inference.messages import (  # noqa: E402
     Rebuild,
     Reconstruct,
     Reroll,
+    Rig,
     decode,
     encode,
 )  # fmt: skip
@@ -56,9 +59,17 @@ for line in sys.stdin.buffer:
             say(Failed("The file to convert is damaged, or no model file.", "Download the model again."))
         elif how == "die":
             os._exit(137)
-    if isinstance(message, Reconstruct):
-        say(Progress(0.5, "Shaping the surface"))
+    if isinstance(message, Rig):
+        say(Progress(0.5, "Fitting the face's shape"))
         if how == "done":
+            shutil.copytree(prepared.with_name("rig"), message.folder, dirs_exist_ok=True)
+            (Path(message.folder) / "request.json").write_bytes(encode(message))
+            say(Done(message.folder, {"warnings": []}))
+        elif how.startswith("fail"):
+            say(Failed("The head has no landmarks of its face.", "Make the head again."))
+    elif isinstance(message, Reconstruct):
+        say(Progress(0.5, "Shaping the surface"))
+        if how in ("done", "fail rig", "wait for rig"):
             shutil.copytree(prepared, message.out_dir)
             shutil.copy(message.photo, Path(message.out_dir) / "photo")  # fails if the file is not there
             say(Done(message.out_dir, {"warnings": ["2 faces were found; the largest was taken."]}))

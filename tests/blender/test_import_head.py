@@ -33,7 +33,7 @@ def local_points(head: Any) -> np.ndarray:
 
 
 def names(bpy: ModuleType) -> dict[str, set[str]]:
-    kinds = part("import_head").DATABLOCKS
+    kinds = part("all_or_nothing").DATABLOCKS
     return {kind: {thing.name for thing in getattr(bpy.data, kind)} for kind in kinds}
 
 
@@ -66,8 +66,8 @@ def test_import_brings_nothing_but_head_camera_skin_and_their_pictures(blender: 
     bring_in(blender, job_folder)
     added = {kind: len(after - before[kind]) for kind, after in names(blender).items()}
     assert added == {
-        "objects": 2, "meshes": 1, "cameras": 1, "materials": 1, "images": 2, "collections": 1, "node_groups": 0,
-        "actions": 0,
+        "objects": 2, "meshes": 1, "armatures": 0, "cameras": 1, "materials": 1, "images": 2, "collections": 1,
+        "node_groups": 0, "actions": 0,
     }  # fmt: skip
 
 
@@ -159,7 +159,8 @@ def test_origin_is_marked_on_the_head_and_no_path_of_this_computer(blender: Modu
     assert head["headcast_version"].count(".") == 2
     pictures = [image for image in blender.data.images if image.name.startswith("Headcast")]
     assert len(pictures) == 2
-    assert not any(str(job_folder.parent) in picture.filepath for picture in pictures)
+    paths = [path for image in pictures for path in (image.filepath, *(kept.filepath for kept in image.packed_files))]
+    assert len(paths) == 4 and not any(str(job_folder.parent) in path for path in paths)
     assert collection["headcast_folder"] == job_folder.name
 
 

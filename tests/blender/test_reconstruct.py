@@ -33,7 +33,8 @@ class ByHand(OperatorByHand):
 
     def __init__(self, context: Any) -> None:
         kind = part("operators").HEADCAST_OT_reconstruct
-        super().__init__(kind, ("_submit", "_finish", "_fail", "job", "receive", "modal", "cancel"), context)
+        methods = ("_submit", "_finish", "_fail", "_goes_on", "_warn_of_rig", "job", "next_job", "outcome_of_run")
+        super().__init__(kind, (*methods, "receive", "modal", "cancel"), context)
         self.cancelled = kind.cancelled
 
     def begin(self) -> None:

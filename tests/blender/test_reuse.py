@@ -225,8 +225,8 @@ class ByHand(OperatorByHand):
     """One of the three operators, driven without a window."""
 
     def __init__(self, kind: type, context: Any) -> None:
-        methods = ("_submit", "_finish", "_fail", "job", "receive", "ask", "bring_in", "modal", "cancel")
-        super().__init__(kind, methods, context)
+        methods = ("_submit", "_finish", "_fail", "_goes_on", "job", "next_job", "outcome_of_run", "receive")
+        super().__init__(kind, (*methods, "ask", "bring_in", "modal", "cancel"), context)
         self.cancelled, self.seed, self.new_uv = kind.cancelled, 2, False
 
     def begin(self) -> None:

@@ -40,7 +40,7 @@ def solid_colours(bpy: ModuleType) -> list[str]:
 
 
 def everything(bpy: ModuleType) -> dict[str, int]:
-    return {kind: len(getattr(bpy.data, kind)) for kind in part("import_head").DATABLOCKS}
+    return {kind: len(getattr(bpy.data, kind)) for kind in part("all_or_nothing").DATABLOCKS}
 
 
 def test_what_the_photo_showed_is_orange_and_the_rest_blue(blender: ModuleType, head: Any) -> None:
