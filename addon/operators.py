@@ -88,7 +88,7 @@ class HeadJob:
             return {"RUNNING_MODAL"}
         if event.type != "TIMER":
             return {"PASS_THROUGH"}
-        if self._outcome is None and (outcome := SESSION.poll()) and not self._goes_on(context, outcome):
+        if self._outcome is None and (outcome := SESSION.poll()) and not self._goes_on(outcome):
             self._outcome = outcome
         redraw_panels(context)
         if self._outcome is None:
@@ -103,7 +103,7 @@ class HeadJob:
         """Blocking run, for scripts and for Blender without a window."""
         if not self._submit(context):
             return {"CANCELLED"}
-        while self._goes_on(context, outcome := wait_for_outcome(context)):
+        while self._goes_on(outcome := wait_for_outcome(context)):
             pass
         return self._finish(context, outcome)
 
@@ -126,7 +126,7 @@ class HeadJob:
         """Bring a finished result into the scene, and say so. Raises ImportFailed or LinkBroken."""
         raise NotImplementedError
 
-    def next_job(self, context: bpy.types.Context, outcome: Outcome) -> Job | None:
+    def next_job(self, outcome: Outcome) -> Job | None:
         """What to ask for after a job has ended, in the same run of the operator; None if that is all."""
         return None
 
@@ -134,9 +134,9 @@ class HeadJob:
         """How a run ended, given the end of its last job."""
         return outcome
 
-    def _goes_on(self, context: bpy.types.Context, outcome: Outcome) -> bool:
+    def _goes_on(self, outcome: Outcome) -> bool:
         """Whether another job of this run has begun now that one has ended."""
-        job = self.next_job(context, outcome)
+        job = self.next_job(outcome)
         if job is not None:
             SESSION.submit(worker_place(), job)
         return job is not None
@@ -212,15 +212,17 @@ class HEADCAST_OT_reconstruct(HeadJob, bpy.types.Operator):
         except OSError:
             return PHOTO_NOT_COPIED
         self._name = Path(settings.image.name).stem
-        self._make_rig, self._rigged = settings.make_rig, False
-        self._made: Done | None = None  # the head, while its rig is made
+        self._rig_changes = settings.rig_changes() if settings.make_rig else None
+        self._made: Done | None = None  # the head, once its rig is under way
+        self._rigged = False
         return Reconstruct(str(photo.path), str(new_job_folder(self._name)), settings.options())
 
-    def next_job(self, context: bpy.types.Context, outcome: Outcome) -> Job | None:
-        if not self._make_rig or self._made or not isinstance(outcome, Done) or SESSION.cancelling:
+    def next_job(self, outcome: Outcome) -> Job | None:
+        if self._rig_changes is None or self._made or not isinstance(outcome, Done) or SESSION.cancelling:
             return None
+        # Head and rig come in together, so that one undo step holds both and none can come between.
         self._made = outcome
-        return Rig(outcome.folder, context.scene.headcast.rig_changes())
+        return Rig(outcome.folder, self._rig_changes)
 
     def outcome_of_run(self, outcome: Outcome) -> Outcome:
         if self._made is None:

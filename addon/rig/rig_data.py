@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -30,6 +30,7 @@ WEIGHT_SLACK = 1e-3  # by which the weights of a vertex may miss 1
 
 FloatArray = NDArray[np.floating]
 IntArray = NDArray[np.integer]
+Turn = Callable[[FloatArray], FloatArray]  # metres in glTF's axes to the frame of the head object
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def read_rig(folder: Path, unit_m: float) -> RigData:
     """
     path = folder / RIG_NAME
     try:
-        # Opened here, because numpy would take other kinds of file too. It unpickles nothing unless it is told to.
+        # Read as a zip, because numpy would take other kinds of file too. Unless told to, it unpickles nothing.
         with zipfile.ZipFile(path) as whole:
             arrays = {name.removesuffix(".npy"): _array(whole, name) for name in whole.namelist()}
         return _rig(_Checked(arrays), unit_m)
@@ -121,18 +122,21 @@ class _Checked:
         return array
 
     def numbers(self, name: str, *shape: int | None) -> FloatArray:
+        """The array of that name, as finite numbers."""
         array = self.array(name, "f", *shape).astype(np.float64)
         if not np.isfinite(array).all():
             raise ValueError(f"{name} has numbers that are none")
         return array
 
     def indices(self, name: str, end: int, *shape: int | None, start: int = 0) -> IntArray:
+        """The array of that name, as whole numbers from `start` up to before `end`."""
         array = self.array(name, "iu", *shape).astype(np.int64)
         if array.size and not (start <= array.min() and array.max() < end):
             raise ValueError(f"{name} points outside")
         return array
 
     def names(self, name: str) -> list[str]:
+        """The texts of that name, no two alike."""
         names = [str(text) for text in self.array(name, "U", None)]
         if len(set(names)) < len(names):
             raise ValueError(f"{name} has a name twice")
@@ -207,7 +211,7 @@ def _weights(file: _Checked, count: int) -> FloatArray:
     return weights / weights.sum(axis=1, keepdims=True)
 
 
-def _expressions(file: _Checked, names: list[str], count: int, turned: Any) -> dict[str, tuple[IntArray, FloatArray]]:
+def _expressions(file: _Checked, names: list[str], count: int, turned: Turn) -> dict[str, tuple[IntArray, FloatArray]]:
     vertex = file.indices("expression_vertex", count, None)
     offset = turned(file.numbers("expression_offset", len(vertex), 3))
     start = file.indices("expression_start", len(vertex) + 1, len(names) + 1)
@@ -217,7 +221,7 @@ def _expressions(file: _Checked, names: list[str], count: int, turned: Any) -> d
     return {name: (vertex[a:b], offset[a:b]) for name, (a, b) in zip(names, bounds, strict=True)}
 
 
-def _hair(file: _Checked, turned: Any) -> Hair | None:
+def _hair(file: _Checked, turned: Turn) -> Hair | None:
     vertices, uv = turned(file.numbers("hair_vertices", None, 3)), _upward(file.numbers("hair_uv", None, 2))
     faces = file.indices("hair_faces", len(vertices), None, 3)
     uv_faces = file.indices("hair_uv_faces", len(uv), len(faces), 3)

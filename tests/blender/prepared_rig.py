@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,12 @@ def make_older(folder: Path) -> Path:
 
 
 def rig_arrays() -> dict[str, NDArray[Any]]:
+    """What `write_rig_files` writes into rig.npz; the dictionary is the caller's own."""
+    return dict(_written())
+
+
+@cache
+def _written() -> dict[str, NDArray[Any]]:
     """What rig.npz holds, as inference/rigging/rig_file.py tells; the hair is a tetrahedron over the crown."""
     template, to_metres = load_rig_template(), metres_from_head()
 

@@ -93,6 +93,17 @@ def test_switching_there_and_back_restores_the_values_of_the_shapes(blender: Mod
     np.testing.assert_allclose(shown(blender, face), before, atol=STILL_M)
 
 
+def test_switching_is_undone_by_one_step(blender: ModuleType, rig: Any) -> None:
+    blender.ops.ed.undo_push(message="before")
+    rig.headcast_rig.driven_by = "BONES"
+    blender.ops.ed.undo_push(message="what Blender does after a click on a property")
+    blender.ops.ed.undo()
+    rig = blender.data.objects["Rig"]
+    assert rig.headcast_rig.driven_by == "SHAPES"
+    assert not any(key.mute for key in face_of(rig).data.shape_keys.key_blocks)
+    assert all(held.enabled for held in rig.pose.bones["jaw"].constraints)
+
+
 def test_the_jaw_stops_at_its_limits_also_under_the_hand(blender: ModuleType, rig: Any) -> None:
     rig.headcast_rig.driven_by = "BONES"
     jaw = rig.pose.bones["jaw"]
