@@ -227,8 +227,10 @@ class HEADCAST_OT_reconstruct(HeadJob, bpy.types.Operator):
     def outcome_of_run(self, outcome: Outcome) -> Outcome:
         if self._made is None:
             return outcome
-        self._rigged = isinstance(outcome, Done)
-        if isinstance(outcome, Failed):
+        if isinstance(outcome, Done):
+            self._rigged = True
+            self._warnings += outcome.report.get("warnings", [])
+        elif isinstance(outcome, Failed):
             self._warn_of_rig(outcome.message)
         return self._made  # with or without a rig, there is a head
 

@@ -80,8 +80,8 @@ def _make_bones(bones: bpy.types.ArmatureEditBones, rig: RigData, unit_m: float)
         if parent >= 0:
             bone.parent = bones[BONES[parent]]
             bone.use_connect = name in (NECK, HEAD)
-        # X lies across the face in every bone. Of spine and jaw it points to the subject's left, so that turning
-        # about it nods and opens; of both eyes to the right, so that it looks up: as a bone of roll 0 has it.
+        # X lies across the face in every bone, and each has a roll of 0. Turning about it nods and opens the jaw, where
+        # it points to the subject's left; it looks up in both eyes, where it points to the right.
         if name in EYES:
             bone.align_roll(UP)
         else:

@@ -67,8 +67,12 @@ def scan_of(armature: bpy.types.Object) -> bpy.types.Object | None:
 def _face(rig: RigData, armature: bpy.types.Object, folder: Path, title: str, unit_m: float) -> bpy.types.Object:
     face = rig_mesh_object(rig, f"{title} rig")
     face.name = FACE_NAME
-    for made in (rig_materials.skin_with_maps, rig_materials.eyes, rig_materials.mouth):  # in the order of the slots
-        face.data.materials.append(made(folder, title, unit_m))
+    for material in (  # in the order of the slots
+        rig_materials.skin_with_maps(folder, title, unit_m),
+        rig_materials.eyes(folder, title),
+        rig_materials.mouth(folder, title, unit_m),
+    ):
+        face.data.materials.append(material)
     face[PHOTOGRAPHED_KEY] = {name: weight for name, weight in rig.photographed.items() if weight > 0}
     face.parent = armature
     # Not "Preserve Volume": glTF and FBX know linear skinning only, and the head shall move there as it does here.

@@ -13,9 +13,10 @@ from .rig_mesh import LIPS, UV_NAME
 SKIN_NAME, EYES_NAME, MOUTH_NAME, HAIR_NAME = "rig_skin.png", "rig_eyes.png", "rig_mouth.png", "rig_hair.png"
 NORMAL_NAME, SURFACE_NAME = "rig_normal.png", "rig_surface.png"
 
-# Linear colours for rigs whose worker painted skin only.
+# Linear colours for rigs whose worker did not paint these.
 EYE_WHITE = (0.62, 0.56, 0.52)
 MOUTH_RED = (0.30, 0.10, 0.09)
+HAIR_BROWN = (0.05, 0.03, 0.02)
 
 LIP_COAT = {"Coat Roughness": 0.25}  # moist, not glossed
 LIP_COAT_WEIGHT = 0.35
@@ -47,7 +48,7 @@ def skin_with_maps(folder: Path, title: str, unit_m: float) -> bpy.types.Materia
     return shader.material
 
 
-def eyes(folder: Path, title: str, unit_m: float) -> bpy.types.Material:
+def eyes(folder: Path, title: str) -> bpy.types.Material:
     """New material of both eyeballs. Raises RuntimeError for a picture that cannot be read."""
     shader = _painted(folder / EYES_NAME, f"{title} rig eyes", EYE_WHITE)
     shader.set(EYE_SURFACE)
@@ -63,8 +64,8 @@ def mouth(folder: Path, title: str, unit_m: float) -> bpy.types.Material:
 
 
 def hair(folder: Path, title: str) -> bpy.types.Material:
-    """New material of the solid of hair. Raises RuntimeError for a picture that is missing or cannot be read."""
-    shader = principled_material(f"{title} rig hair", packed_image(folder / HAIR_NAME, f"{title} rig hair"))
+    """New material of the solid of hair. Raises RuntimeError for a picture that cannot be read."""
+    shader = _painted(folder / HAIR_NAME, f"{title} rig hair", HAIR_BROWN)
     shader.set(HAIR_SURFACE)
     return shader.material
 

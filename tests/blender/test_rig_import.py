@@ -140,6 +140,7 @@ def test_x_lies_across_the_face_in_every_bone_and_both_eyes_are_rolled_alike(rig
     for bone in rig.data.bones:
         across = bone.matrix_local.to_3x3().col[0]
         assert abs(across.x) == pytest.approx(1, abs=1e-3), bone.name
+        assert bone.AxisRollFromMatrix(bone.matrix_local.to_3x3())[1] == pytest.approx(0, abs=1e-3), bone.name
     left, right = (rig.data.bones[eye].matrix_local.to_3x3() for eye in ("eye.L", "eye.R"))
     np.testing.assert_allclose(left, right, atol=1e-5)
 
@@ -237,6 +238,12 @@ def test_a_rig_of_an_older_worker_comes_in_without_what_that_did_not_write(
     assert not attribute(face_of(rig).data, "lips").any()
 
 
+def test_hair_without_a_picture_is_brown(blender: ModuleType, rig_folder: Path) -> None:
+    (rig_folder / "rig_hair.png").unlink()
+    hair = child(bring_rig_in(blender, rig_folder), "hair").material_slots[0].material
+    assert not source(hair, "Base Color") and principled(hair).inputs["Base Color"].default_value[0] < 0.1
+
+
 def test_hair_that_does_not_stand_out_makes_no_object(blender: ModuleType, rig_folder: Path) -> None:
     arrays = rig_arrays()
     for name in ("hair_vertices", "hair_faces", "hair_uv", "hair_uv_faces"):
@@ -274,7 +281,7 @@ def spoil(folder: Path, how: str) -> None:
         path.with_suffix(".zip").replace(path)
     elif how == "no picture":
         (folder / "rig_skin.png").write_bytes(b"no picture")
-    elif how in ("no rig_skin.png", "no rig.npz", "no rig_hair.png", "no head.json"):
+    elif how in ("no rig_skin.png", "no rig.npz", "no head.json"):
         (folder / how.removeprefix("no ")).unlink()
     else:
         np.savez(path, **{**arrays, **changes[how]})
@@ -285,7 +292,7 @@ def spoil(folder: Path, how: str) -> None:
     [
         "half", "foreign", "another zip", "newer", "no format", "index outside", "negative index", "wrong shape",
         "not finite", "weights", "other bones", "child before parent", "a shape twice", "bounds", "strange part",
-        "one point", "objects", "no picture", "no rig_skin.png", "no rig_hair.png", "no rig.npz", "no head.json",
+        "one point", "objects", "no picture", "no rig_skin.png", "no rig.npz", "no head.json",
     ],
 )  # fmt: skip
 def test_a_spoilt_rig_is_refused_in_words_and_leaves_the_file_as_it_was(
