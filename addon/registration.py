@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bpy
 
-from . import model_operators, operators, panel, preferences, properties, reuse_operators, seen_in_photo
+from . import model_operators, operators, panel, preferences, properties, reuse_operators, seen_in_photo, translations
 from .session import SESSION
 
 CLASSES = (
@@ -19,6 +19,7 @@ CLASSES = (
 
 def register() -> None:
     """Make every class known to Blender; nothing is started."""
+    translations.register()
     for cls in CLASSES:
         bpy.utils.register_class(cls)
     bpy.types.Scene.headcast = bpy.props.PointerProperty(type=properties.HEADCAST_PG_settings)
@@ -34,3 +35,4 @@ def unregister() -> None:
     del bpy.types.Scene.headcast
     for cls in reversed(CLASSES):
         bpy.utils.unregister_class(cls)
+    translations.unregister()
