@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SHOWN_KEYWORDS = {"name", "description", "text", "title", "message", "hint", "confirm_text"}
 SHOWN_ATTRIBUTES = {"bl_label", "message", "hint", "cancelled"}
 PROGRESS_CALLS = {"stage", "progress", "step"}  # of the engine: the label on the progress bar
+FAILURE_CALLS = {"Failed"}  # of the engine: message and hint
 WARNING_CALLS = {"append"}  # of the engine: warnings that come with a head
 # Names of data that the add-on makes, which keep their names whatever the language.
 NO_TEXTS = frozenset(
@@ -73,6 +74,9 @@ def _of_engine(tree: ast.Module, is_errors: bool) -> Iterator[str]:
             called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
             if called in PROGRESS_CALLS and len(node.args) == 2:
                 yield from _words(node.args[1])
+            elif called in FAILURE_CALLS:
+                said = [*node.args[:2], *(given.value for given in node.keywords if given.arg in ("message", "hint"))]
+                yield from (text for argument in said for text in _words(argument))
             elif called in WARNING_CALLS and _is_text(node.args[0]) and _is_sentence(node.args[0].value):
                 yield node.args[0].value
 
