@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bpy
 
-from . import model_operators, operators, panel, preferences, properties, reuse_operators, seen_in_photo
+from . import model_operators, operators, panel, preferences, properties, reuse_operators, seen_in_photo, turntable
 from .session import SESSION
 
 CLASSES = (
@@ -13,6 +13,7 @@ CLASSES = (
     *operators.CLASSES,
     *model_operators.CLASSES,
     *reuse_operators.CLASSES,
+    *turntable.CLASSES,
     *panel.CLASSES,
 )
 
