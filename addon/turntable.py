@@ -169,7 +169,7 @@ def stage_for(points: NDArray[np.float64], axes: Matrix) -> Stage:
 
 def make_turntable(context: bpy.types.Context, subject: Subject, stage: Stage, look: Look) -> bpy.types.Scene:
     """New scene with the head, lit and filmed from all around. Nothing else in the file changes."""
-    mine = context.scene
+    users_scene = context.scene
     scene = bpy.data.scenes.new(f"Turntable {subject.name}")
     if subject.collection:
         scene.collection.children.link(subject.collection)
@@ -187,10 +187,10 @@ def make_turntable(context: bpy.types.Context, subject: Subject, stage: Stage, l
         scene.collection.objects.link(thing)
     scene.world = _world()
     for name in ("system", "scale_length", "length_unit"):
-        setattr(scene.unit_settings, name, getattr(mine.unit_settings, name))
-    scene.render.fps, scene.render.fps_base = mine.render.fps, mine.render.fps_base
-    _set_render(scene, mine, look)
-    if mine.headcast.show_seen:
+        setattr(scene.unit_settings, name, getattr(users_scene.unit_settings, name))
+    scene.render.fps, scene.render.fps_base = users_scene.render.fps, users_scene.render.fps_base
+    _set_render(scene, users_scene, look)
+    if users_scene.headcast.show_seen:
         scene.headcast.show_seen = True  # the overlay lies on the head; the switch here shall say so, too
     return scene
 
@@ -292,7 +292,7 @@ def _node(tree: bpy.types.NodeTree, kind: str) -> bpy.types.Node:
     return next(node for node in tree.nodes if node.type == kind)
 
 
-def _set_render(scene: bpy.types.Scene, mine: bpy.types.Scene, look: Look) -> None:
+def _set_render(scene: bpy.types.Scene, users_scene: bpy.types.Scene, look: Look) -> None:
     """Engine, samples, colours, size and the files of the frames."""
     render = scene.render
     render.resolution_x = render.resolution_y = look.resolution_px
@@ -301,7 +301,7 @@ def _set_render(scene: bpy.types.Scene, mine: bpy.types.Scene, look: Look) -> No
     if look.engine == "CYCLES":
         render.engine = "CYCLES"
         scene.cycles.samples = SAMPLES[look.quality]
-        scene.cycles.device = mine.cycles.device
+        scene.cycles.device = users_scene.cycles.device
         scene.cycles.use_denoising = offers(scene.cycles, "denoiser", "OPENIMAGEDENOISE")
     else:
         render.engine = "BLENDER_EEVEE_NEXT" if bpy.app.version < (5, 0, 0) else "BLENDER_EEVEE"
