@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.blender.conftest import part
+from tests.blender.test_models import Layout
 
 pytestmark = pytest.mark.blender
 
@@ -240,6 +241,22 @@ def test_a_head_outside_its_collection_comes_alone(blender: ModuleType, head: An
     made = turntable(blender)
     assert head in made.objects[:] and "Cube" not in made.objects
     assert_fills_the_picture_all_around(made, [head])
+
+
+def test_the_panel_has_the_button_for_a_head_and_for_what_belongs_to_one(blender: ModuleType, head: Any) -> None:
+    panel = part("panel").HEADCAST_PT_reuse
+
+    def buttons() -> list[str]:
+        layout = Layout()
+        panel.draw(SimpleNamespace(layout=layout), blender.context)
+        return layout.buttons
+
+    assert {"headcast.turntable", "headcast.reroll"} <= set(buttons())
+    blender.context.view_layer.objects.active = blender.data.objects["Photo Camera"]
+    head.select_set(False)
+    assert panel.poll(blender.context) and buttons() == ["headcast.turntable"]
+    blender.context.view_layer.objects.active = blender.data.objects["Cube"]
+    assert not panel.poll(blender.context)
 
 
 def test_the_button_says_why_it_is_grey(blender: ModuleType, head: Any) -> None:
