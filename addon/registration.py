@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import bpy
 
-from . import model_operators, operators, panel, preferences, properties, reuse_operators, seen_in_photo, translations
+from . import (
+    doctor_operators,
+    model_operators,
+    operators,
+    panel,
+    preferences,
+    properties,
+    reuse_operators,
+    seen_in_photo,
+    translations,
+    turntable,
+)
 from .session import SESSION
 
 CLASSES = (
@@ -12,7 +23,9 @@ CLASSES = (
     *preferences.CLASSES,
     *operators.CLASSES,
     *model_operators.CLASSES,
+    *doctor_operators.CLASSES,
     *reuse_operators.CLASSES,
+    *turntable.CLASSES,
     *panel.CLASSES,
 )
 
