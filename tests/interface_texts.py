@@ -29,6 +29,9 @@ NO_TEXTS = frozenset(
         "To Min",
         "To Max",
         "Photo Camera",
+        "Turntable Backdrop",
+        "Turntable Camera",
+        "Turntable Pivot",
         "Matches the photo in a square render, such as 1024 x 1024.",
     }
 )
