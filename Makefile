@@ -12,7 +12,7 @@ HEADS ?= 3064
 TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint extension repository bench photo-bench train lock clean
+.PHONY: help setup demo test test-all test-window lint extension repository bench photo-bench train lock clean
 
 help: ## Show this text
 	@echo "Headcast: one portrait photo becomes a textured 360-degree head in Blender."
@@ -49,6 +49,9 @@ test: $(READY) ## Run the tests, lint and types among them
 
 test-all: $(READY) ## The same with the tests that take minutes
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
+
+test-window: $(READY) ## Click Reconstruct Head in a real Blender window (Linux, root, mmdebstrap; 1.2 GB once)
+	$(RUN) -m tests.window --out $(OUT)/window $(WINDOW_ARGS)
 
 lint: $(READY) ## Check style (ruff) and types (mypy) only
 	$(RUN) -m tests.lint

@@ -173,15 +173,20 @@ def _dress(head: bpy.types.Object, title: str, unit_m: float) -> None:
 
 def mark_origin(head: bpy.types.Object, folder: Path, name: str) -> None:
     """Say on the object itself that this head is synthetic, how it was made, and which result folder it came from."""
-    manifest = Path(__file__).resolve().parent.parent / "blender_manifest.toml"
     report = json.loads((folder / "head.json").read_text(encoding="utf-8"))
     head["headcast_synthetic"] = True
-    head["headcast_version"] = tomllib.loads(manifest.read_text(encoding="utf-8"))["version"]
+    head["headcast_version"] = headcast_version()
     head["headcast_model"] = report["model"]["name"]
     head["headcast_model_sha256"] = report["model"]["sha256"]
     head["headcast_photo"] = name
     head["headcast_options"] = json.dumps(report["options"])
     head[FOLDER_KEY] = folder.name
+
+
+def headcast_version() -> str:
+    """The extension's own version, such as 1.2.0."""
+    manifest = Path(__file__).resolve().parent.parent / "blender_manifest.toml"
+    return str(tomllib.loads(manifest.read_text(encoding="utf-8"))["version"])
 
 
 @dataclass(frozen=True)

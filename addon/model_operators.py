@@ -16,9 +16,10 @@ from bpy.props import CollectionProperty, StringProperty
 from ..inference.messages import WORKER_DIED, Cancelled, Convert, Converted, Failed, Outcome
 from . import model_file, properties
 from .model_file import ModelUnusable
-from .operators import redraw_panels, timers, wait_for_outcome
+from .operators import redraw_panels
 from .preferences import worker_place
 from .session import SESSION
+from .worker_job import WorkerJob
 
 FILE_PATTERNS = "*.safetensors;*.pkl;*.pt;*.pth;*.npy"
 PASSING_PREFIX, PASSING_SUFFIX = ".adding-", ".part"  # a folder in the models folder, where nothing hidden is a model
@@ -105,7 +106,7 @@ class HEADCAST_OT_choose_model_files(bpy.types.Operator):
         return {"CANCELLED"} if begun == {"CANCELLED"} else {"FINISHED"}
 
 
-class HEADCAST_OT_add_model(bpy.types.Operator):
+class HEADCAST_OT_add_model(WorkerJob, bpy.types.Operator):
     """Check files, convert published ones, and add the model in them to the models folder"""
 
     bl_idname = "headcast.add_model"
@@ -120,41 +121,12 @@ class HEADCAST_OT_add_model(bpy.types.Operator):
     def poll(cls, _context: bpy.types.Context) -> bool:
         return can_change_models(cls)
 
-    def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
-        if not self._submit():
-            redraw_panels(context)
-            return {"CANCELLED"}
-        timers.start(context)
-        context.window_manager.modal_handler_add(self)
-        return {"RUNNING_MODAL"}
-
-    def modal(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
-        if event.type == "ESC" and event.value == "PRESS":
-            SESSION.cancel()
-            redraw_panels(context)
-            return {"RUNNING_MODAL"}
-        if event.type != "TIMER":
-            return {"PASS_THROUGH"}
-        outcome = SESSION.poll()
-        redraw_panels(context)
-        if outcome is None:
-            return {"PASS_THROUGH"}
-        timers.stop()
-        return self._finish(context, outcome)
-
-    def execute(self, context: bpy.types.Context) -> set[str]:
-        """Blocking run, for scripts and for Blender without a window."""
-        if not self._submit():
-            return {"CANCELLED"}
-        return self._finish(context, wait_for_outcome(context))
-
-    def cancel(self, _context: bpy.types.Context) -> None:
-        """Blender ends the operator: its window is closed, another file is loaded, or Blender quits."""
-        timers.stop()
-        SESSION.close()
+    def cancel(self, context: bpy.types.Context) -> None:
+        """Blender ends the operator: the half-written model goes with it."""
+        WorkerJob.cancel(self, context)
         passing.forget()
 
-    def _submit(self) -> bool:
+    def _submit(self, _context: bpy.types.Context) -> bool:
         """Send the job to the worker; False if the files are no model, which is told."""
         sources = [Path(self.directory) / file.name for file in self.files if file.name]
         try:

@@ -13,6 +13,7 @@ from .rig.armature import LOOK_AT
 from .rig.face_control import BONES, rig_of
 from .rig.make_rig import scan_of
 from .session import SESSION
+from .turntable import subject_of
 from .widgets import draw_progress, draw_wrapped
 
 PREFERENCES_REMEDIES = {"preferences", "reinstall"}  # failures whose way out begins in the preferences
@@ -118,7 +119,7 @@ class HEADCAST_PT_mesh(bpy.types.Panel):
 
 
 class HEADCAST_PT_reuse(bpy.types.Panel):
-    """What can be done with a finished head; nothing without one selected."""
+    """What can be done with a finished head, or with what belongs to one; nothing without either selected."""
 
     bl_idname = "HEADCAST_PT_reuse"
     bl_label = "Selected Head"
@@ -129,12 +130,15 @@ class HEADCAST_PT_reuse(bpy.types.Panel):
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
-        return selected_head(context) is not None
+        return subject_of(context) is not None
 
     def draw(self, context: bpy.types.Context) -> None:
         layout = self.layout
         head = selected_head(context)
         layout.enabled = not SESSION.running
+        layout.operator("headcast.turntable", icon="RENDER_ANIMATION")
+        if head is None:  # its camera or its rig is selected
+            return
         row = layout.row()
         row.label(text=f"{pgettext_iface('Version')} {version_of(head)}", translate=False)
         back = row.operator("headcast.reroll", text="", icon="LOOP_BACK")

@@ -11,6 +11,7 @@ from bpy.props import BoolProperty, StringProperty
 
 from ..inference.messages import Convert
 from . import EXTENSION, properties
+from .doctor import draw_examination, last_examination
 from .engine import PYTHON_MIN, EngineCheck, check_engine, pip_command
 from .model_file import ModelUnusable, inspect_model, noted_sha256
 from .session import SESSION, WorkerPlace
@@ -73,6 +74,12 @@ class HEADCAST_AP_preferences(bpy.types.AddonPreferences):
             _draw_check(box, place, _last_check[1])
         else:
             row.label(text="Not checked yet")
+        if SESSION.examining:
+            draw_progress(box)
+        else:
+            box.operator("headcast.doctor", icon="VIEWZOOM")
+            if found := last_examination(place):
+                draw_examination(context, box.box(), found)
 
         box = layout.box()
         box.label(text="Models", icon="MESH_MONKEY")

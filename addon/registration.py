@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import bpy
 
-from . import model_operators, operators, panel, preferences, properties, reuse_operators, rig_operators, seen_in_photo
+from . import (
+    doctor_operators,
+    model_operators,
+    operators,
+    panel,
+    preferences,
+    properties,
+    reuse_operators,
+    rig_operators,
+    seen_in_photo,
+    translations,
+    turntable,
+)
 from .rig.face_control import HEADCAST_PG_rig
 from .session import SESSION
 
@@ -14,14 +26,17 @@ CLASSES = (
     *preferences.CLASSES,
     *operators.CLASSES,
     *model_operators.CLASSES,
+    *doctor_operators.CLASSES,
     *reuse_operators.CLASSES,
     *rig_operators.CLASSES,
+    *turntable.CLASSES,
     *panel.CLASSES,
 )
 
 
 def register() -> None:
     """Make every class known to Blender; nothing is started."""
+    translations.register()
     for cls in CLASSES:
         bpy.utils.register_class(cls)
     bpy.types.Scene.headcast = bpy.props.PointerProperty(type=properties.HEADCAST_PG_settings)
@@ -39,3 +54,4 @@ def unregister() -> None:
     del bpy.types.Scene.headcast
     for cls in reversed(CLASSES):
         bpy.utils.unregister_class(cls)
+    translations.unregister()

@@ -1,4 +1,4 @@
-"""The one job a Blender runs at a time, a head or a model: its worker, how far it is, and what went wrong last.
+"""The one job a Blender runs at a time, a head, a model or a check: its worker, how far it is, what went wrong last.
 
 No bpy in here, and nothing of this is kept in the scene: a failed or cancelled job leaves the .blend as it was.
 """
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..inference.messages import Cancelled, Convert, Failed, Job, Outcome, Progress, Reconstruct
+from ..inference.messages import Cancelled, Convert, Examine, Failed, Job, Outcome, Progress, Reconstruct
 from .worker_client import WorkerClient
 
 BEGINNING = Progress(0.0, "Starting the engine")
@@ -48,12 +48,19 @@ class Session:
         return self.running and self.kind is Convert
 
     @property
+    def examining(self) -> bool:
+        """The doctor looks at the installation."""
+        return self.running and self.kind is Examine
+
+    @property
     def occupation(self) -> str:
         """Why another job has to wait, in words for a tooltip."""
+        if self.examining:
+            return "The installation is being checked"
         return "A model is being added" if self.converting else "A head is being reconstructed"
 
     def submit(self, place: WorkerPlace, job: Job) -> None:
-        """Ask for a head or a model. A worker of another Python than `place` names is ended first: some seconds."""
+        """Ask for a head, a model or a check. A worker of another Python is ended first: some seconds."""
         if self._client is None or self._place != place:
             self.close()
             self._client, self._place = WorkerClient(place.python_command, place.root, place.extra_paths), place

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from .errors import BadOption, HeadcastError, UnexpectedFailure, known_failure
-from .messages import Options
+from .messages import Options, report_of
 from .progress import Cancelled
 from .waiting import wait_asleep
 
@@ -303,11 +303,11 @@ def convert(given: argparse.Namespace, bar: ProgressBar) -> None:
 
 def doctor(given: argparse.Namespace, bar: ProgressBar) -> int:
     """The command of that name; returns the exit code, that of a known error where anything is wrong."""
-    from .doctor import examine, report
+    from .doctor import examine
 
     findings = examine(given.model, given.device, bar)
     bar.end()
-    print(report(findings))
+    print(report_of(findings))
     return EXIT_KNOWN if any(finding.trouble for finding in findings) else 0
 
 

@@ -14,12 +14,11 @@ import sys
 import time
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import HeadcastError
-from .messages import ENGINE_PACKAGES
+from .messages import ENGINE_PACKAGES, Finding
 from .progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -46,21 +45,6 @@ DUMMY_EYES = ((0.06, -0.02), (-0.06, -0.02))  # x, y: where everybody's are
 DUMMY_EYE_RADIUS = 0.02
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report.
-
-    topic, text: what was looked at and what it is like, for people.
-    trouble:     what is wrong, "" if nothing is.
-    hint:        what to do about it.
-    """
-
-    topic: str
-    text: str
-    trouble: str = ""
-    hint: str = ""
-
-
 def examine(model: str = "starter", device: str = "auto", progress: Progress = silent) -> list[Finding]:
     """Look at everything a reconstruction needs. Takes some seconds; what `progress` raises ends it."""
     findings = [Finding("Headcast", version()), system(), python(), memory(), *packages()]
@@ -74,17 +58,6 @@ def examine(model: str = "starter", device: str = "auto", progress: Progress = s
     progress(0.5, "Testing the engine")
     findings += _asked("Self-test", lambda: self_test(model, device, progress))
     return findings
-
-
-def report(findings: list[Finding]) -> str:
-    """The findings as lines of text, troubles with what to do about them below."""
-    width = max(len(finding.topic) for finding in findings)
-    lines = []
-    for finding in findings:
-        lines.append(f"{finding.topic:<{width}}  {finding.text}".rstrip())
-        if finding.trouble:
-            lines.append(f"{'':<{width}}  PROBLEM: {finding.trouble} {finding.hint}".rstrip())
-    return "\n".join(lines)
 
 
 def version() -> str:
@@ -112,7 +85,8 @@ def memory() -> Finding:
         return Finding("Memory", f"{total:.1f} GB")
     text = f"{total:.1f} GB, {free:.1f} GB free"
     if free < ENOUGH_MEMORY_GB:
-        return Finding("Memory", text, "Little memory is free.", "Close other programs, or choose a lower quality.")
+        hint = "Close other programs, or choose a lower quality."
+        return Finding("Memory", text, "Little memory is free.", hint, severe=False)
     return Finding("Memory", text)
 
 
@@ -160,7 +134,8 @@ def devices() -> list[Finding]:
             found.append(Finding("Device cuda", text))
         else:
             trouble = "This torch has no code for this card."
-            found.append(Finding("Device cuda", text, trouble, "Choose the device CPU, or another build of torch."))
+            hint = "Choose the device CPU, or another build of torch."
+            found.append(Finding("Device cuda", text, trouble, hint, severe=False))
     return found
 
 

@@ -1,15 +1,15 @@
 """What Blender and the reconstruction process say to each other: one JSON object a line, in both directions.
 
 Standard library only: the add-on imports this file inside Blender, where nothing else of `inference` may be imported.
-Blender sends jobs (Reconstruct, Rebuild, Rebake, Reroll, Rig, Convert), Cancel and Close. The worker says Ready once,
-then for each job any number of Progress and exactly one answer: Failed, Cancelled, or Done for a head or a rig and
-Converted for a model.
+Blender sends jobs (Reconstruct, Rebuild, Rebake, Reroll, Rig, Convert, Examine), Cancel and Close. The worker says
+Ready once, then for each job any number of Progress and exactly one answer: Failed, Cancelled, or Done for a head or a
+rig, Converted for a model and Examined for the installation.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeAlias
 
@@ -114,6 +114,14 @@ class Convert:
 
 
 @dataclass(frozen=True)
+class Examine:
+    """Look whether everything is there that heads of this model on this device need; nothing is written."""
+
+    model: str = Options.model
+    device: str = Options.device
+
+
+@dataclass(frozen=True)
 class Cancel:
     """Give up the running job; without one, nothing happens."""
 
@@ -156,6 +164,30 @@ class Converted:
 
 
 @dataclass(frozen=True)
+class Finding:
+    """One line of the doctor's report.
+
+    topic, text: what was looked at and what it is like, for people.
+    trouble:     what is wrong, "" if nothing is.
+    hint:        what to do about it.
+    severe:      of trouble: no head can be made; else it may yet go well, or only on another device.
+    """
+
+    topic: str
+    text: str
+    trouble: str = ""
+    hint: str = ""
+    severe: bool = True
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What the doctor found."""
+
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True)
 class Failed:
     """No head or model, and nothing was written: what happened, what to do, and a button's name or "".
 
@@ -174,8 +206,8 @@ class Cancelled:
 
 
 Reuse: TypeAlias = Rebuild | Rebake | Reroll
-Job: TypeAlias = Reconstruct | Reuse | Rig | Convert
-Outcome: TypeAlias = Done | Converted | Failed | Cancelled  # each job has exactly one
+Job: TypeAlias = Reconstruct | Reuse | Rig | Convert | Examine
+Outcome: TypeAlias = Done | Converted | Examined | Failed | Cancelled  # each job has exactly one
 Message: TypeAlias = Job | Cancel | Close | Ready | Progress | Outcome
 
 # The add-on says these when the worker cannot speak for itself; `errors.WorkerDied` has its words from here.
@@ -197,12 +229,14 @@ _KINDS: dict[str, type] = {
     "reroll": Reroll,
     "rig": Rig,
     "convert": Convert,
+    "examine": Examine,
     "cancel": Cancel,
     "close": Close,
     "ready": Ready,
     "progress": Progress,
     "done": Done,
     "converted": Converted,
+    "examined": Examined,
     "failed": Failed,
     "cancelled": Cancelled,
 }
@@ -223,6 +257,18 @@ def kept_options(values: Mapping[str, Any]) -> tuple[Options, tuple[str, ...]]:
     return Options(**known), tuple(sorted(set(values) - set(kinds)))
 
 
+def report_of(findings: Sequence[Finding]) -> str:
+    """The findings as lines of text, troubles with what to do about them below."""
+    width = max(len(finding.topic) for finding in findings)
+    lines = []
+    for finding in findings:
+        lines.append(f"{finding.topic:<{width}}  {finding.text}".rstrip())
+        if finding.trouble:
+            kind = "PROBLEM" if finding.severe else "WARNING"
+            lines.append(f"{'':<{width}}  {kind}: {finding.trouble} {finding.hint}".rstrip())
+    return "\n".join(lines)
+
+
 class BadMessage(ValueError):
     """A line on the wire that is no message."""
 
@@ -241,6 +287,8 @@ def decode(line: bytes | str) -> Message:
             content["options"] = Options(**content["options"])
         if kind is Convert:
             content["sources"] = tuple(content["sources"])  # JSON knows lists only
+        if kind is Examined:
+            content["findings"] = tuple(Finding(**finding) for finding in content["findings"])
         return kind(**content)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadMessage(f"not a message: {line[:200]!r}") from error

@@ -1,4 +1,4 @@
-"""The worker process: JSON lines in, JSON lines out, one head or model at a time, weights kept warm between heads.
+"""The worker process: JSON lines in, JSON lines out, one job at a time, weights kept warm between heads.
 
 The main thread works; a reader thread listens, so that a Cancel or the end of stdin is heard in the middle of a job.
 A running job answers its Cancel itself, at its next call of `progress`; while the engine is still being imported there
@@ -29,6 +29,8 @@ from .messages import (
     Convert,
     Converted,
     Done,
+    Examine,
+    Examined,
     Failed,
     Job,
     Message,
@@ -113,6 +115,8 @@ class Worker:
             progress(0.0, "Starting the engine")
             if isinstance(job.request, Convert):
                 return self._convert(job.request, progress)
+            if isinstance(job.request, Examine):
+                return self._examine(job.request, progress)
             if isinstance(job.request, Reuse):
                 return self._reuse(job.request, progress)
             if isinstance(job.request, Rig):
@@ -181,6 +185,13 @@ class Worker:
         sources = [Path(source) for source in request.sources]
         made = model_copy.convert_or_copy(sources, Path(request.out), progress)
         return Converted(str(made.path), made.sha256)
+
+    def _examine(self, request: Examine, progress: ReportProgress) -> Examined:
+        from . import doctor
+
+        # `_engine_runs` is left alone: whether the engine starts at all is for the doctor to find out.
+        self._warm = None  # the doctor tells how much memory is free
+        return Examined(tuple(doctor.examine(request.model, request.device, progress)))
 
     def _progress(self, job: _Job) -> ReportProgress:
         """Progress that raises JobCancelled once the job is given up, and tells Blender as often as it can redraw."""

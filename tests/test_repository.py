@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shutil
 import subprocess
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from inference import errors
+from inference.messages import WORKER_DIED, WORKER_NOT_STARTED
 from tests import lint
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -120,3 +123,22 @@ def test_style_is_kept() -> None:
 def test_types_hold() -> None:
     result = lint.run_mypy()
     assert result.returncode == 0, result.stdout
+
+
+def test_the_guide_explains_every_message() -> None:
+    guide = " ".join(read("docs/guide.md").split())
+    known = [error for error in vars(errors).values() if isinstance(error, type)]
+    messages = [error.message for error in known if issubclass(error, errors.HeadcastError)]
+    messages += [WORKER_DIED.message, WORKER_NOT_STARTED.message]
+    messages.remove(errors.HeadcastError.message)  # what no failure of its own has
+    assert [message for message in messages if message not in guide] == []
+    source = ast.parse(read("inference/photo_check.py"))
+    texts = (node.value for node in ast.walk(source) if isinstance(node, ast.Constant) and isinstance(node.value, str))
+    # A warning says first what is wrong, then what that does to the head, then what to do.
+    warnings = [re.split("[;,]", text)[0] for text in texts if " Use " in text or " safer." in text]
+    assert len(warnings) > 6 and [warning for warning in warnings if warning not in guide] == []
+
+
+def test_the_changelog_tells_of_this_version() -> None:
+    version = tomllib.loads(read("pyproject.toml"))["project"]["version"]
+    assert f"## {version}" in read("CHANGELOG.md")

@@ -26,7 +26,10 @@ from inference.messages import (  # noqa: E402
     Convert,
     Converted,
     Done,
+    Examine,
+    Examined,
     Failed,
+    Finding,
     Message,
     Progress,
     Ready,
@@ -59,6 +62,15 @@ for line in sys.stdin.buffer:
             say(Failed("The file to convert is damaged, or no model file.", "Download the model again."))
         elif how == "die":
             os._exit(137)
+    if isinstance(message, Examine):
+        say(Progress(0.5, "Testing the engine"))
+        if how == "done":
+            little = Finding("Memory", "8.0 GB, 1.0 GB free", "Little memory is free.", "Close programs.", severe=False)
+            asked = Finding("Asked for", f"{message.model} on {message.device}")
+            gone = Finding("Model", "failed", f"There is no file {Path.home() / 'my.safetensors'}.", "Copy it again.")
+            say(Examined((asked, little, gone)))
+        elif how == "die":
+            os._exit(139)
     if isinstance(message, Rig):
         say(Progress(0.5, "Fitting the face's shape"))
         if how == "done":

@@ -56,7 +56,7 @@ class ByHand(OperatorByHand):
 
     def begin(self) -> None:
         """What invoke does, but for the handler; returns once the worker is at work."""
-        assert self._submit()
+        assert self._submit(self.context)
         part("operators").timers.start(self.context)
         end = time.monotonic() + PATIENCE_S
         while part("session").SESSION.progress.fraction < 0.5:

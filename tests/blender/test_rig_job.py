@@ -58,10 +58,10 @@ def test_a_part_of_a_rig_is_no_head_to_be_baked_or_rebuilt(blender: ModuleType, 
     blender.ops.headcast.make_rig()
     with pytest.raises(RuntimeError, match="Select a head"):
         blender.ops.headcast.rebuild()
-    panels = part("panel")
-    assert panels.HEADCAST_PT_rig.poll(blender.context) and not panels.HEADCAST_PT_reuse.poll(blender.context)
+    panel = part("panel").HEADCAST_PT_rig
+    assert panel.poll(blender.context)
     blender.context.view_layer.objects.active = head
-    assert panels.HEADCAST_PT_reuse.poll(blender.context) and not panels.HEADCAST_PT_rig.poll(blender.context)
+    assert not panel.poll(blender.context)
 
 
 def test_a_refusal_or_a_spoilt_file_leaves_the_head_as_it_was(

@@ -16,7 +16,10 @@ from inference.messages import (
     Convert,
     Converted,
     Done,
+    Examine,
+    Examined,
     Failed,
+    Finding,
     Options,
     Progress,
     Ready,
@@ -28,6 +31,7 @@ from inference.messages import (
     decode,
     encode,
     kept_options,
+    report_of,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,12 +51,14 @@ STRANGE_PATH = "/tmp/Ünï cödé 写真/\udcff\n.jpg"  # accents, Chinese, a by
         Reroll("head", "out", 3),
         Rig(STRANGE_PATH, {"texture": 512, "device": "cpu"}),
         Convert((STRANGE_PATH, "visible_net.pt"), "models/a b.safetensors"),
+        Examine("my model", "cpu"),
         Cancel(),
         Close(),
         Ready(pid=12, python="3.11.9"),
         Progress(0.25, "Shaping the surface"),
         Done("out", {"mesh": {"height_m": 0.25}, "warnings": []}),
         Converted(STRANGE_PATH, "0" * 64),
+        Examined((Finding("Memory", "8 GB", "Little.", "Close programs.", severe=False), Finding("Python", "3.11"))),
         Failed("What happened.", "What to do.", "retry", "Traceback\n  ..."),
         Cancelled(),
     ],
@@ -81,6 +87,7 @@ def test_options_left_out_are_the_defaults():
         b'{"kind": "reconstruct", "photo": "a", "out_dir": "b", "options": {"colour": 3}}',
         b'{"kind": ["done"]}',
         b'{"kind": "convert", "sources": 3, "out": "a"}',
+        b'{"kind": "examined", "findings": [{"colour": 3}]}',
     ],
 )
 def test_a_line_that_is_no_message_is_refused(line):
@@ -97,6 +104,21 @@ def test_options_of_a_head_made_by_another_version_are_understood_as_far_as_they
 def test_options_of_another_kind_are_refused(values):
     with pytest.raises(ValueError, match=next(iter(values))):
         kept_options(values)
+
+
+def test_a_report_sets_texts_below_each_other_and_troubles_with_what_to_do():
+    findings = (
+        Finding("Python", "3.11"),
+        Finding("Memory", "8 GB", "Little is free.", "Close programs.", severe=False),
+        Finding("Model", "failed", "It is damaged.", "Copy it again."),
+    )
+    assert report_of(findings).splitlines() == [
+        "Python  3.11",
+        "Memory  8 GB",
+        "        WARNING: Little is free. Close programs.",
+        "Model   failed",
+        "        PROBLEM: It is damaged. Copy it again.",
+    ]
 
 
 def test_the_add_on_and_the_errors_say_the_same_of_a_dead_worker():

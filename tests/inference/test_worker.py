@@ -20,6 +20,8 @@ from headcast.inference.messages import (
     Convert,
     Converted,
     Done,
+    Examine,
+    Examined,
     Failed,
     Message,
     Options,
@@ -178,6 +180,21 @@ def test_published_files_become_a_model_which_makes_the_next_head(client, tmp_pa
     assert checkpoints.load(out).config["commercial_use"] is False
 
 
+def test_the_doctor_looks_at_the_worker_that_makes_the_heads(client, simple_model):
+    client.submit(Examine(simple_model, "cpu"))
+    heard = until_answered(client)
+    examined = heard[-1]
+    assert isinstance(examined, Examined), examined
+    topics = [finding.topic for finding in examined.findings]
+    assert topics[0] == "Headcast" and {"Python", "Packages", "Device cpu", "Model", "Self-test"} <= set(topics)
+    assert "neck and sphere" in next(finding.text for finding in examined.findings if finding.topic == "Model")
+    labels = [message.label for message in heard if isinstance(message, Progress)]
+    assert "Testing the engine" in labels
+    client.submit(Examine(simple_model, "cpu"))
+    client.cancel()
+    assert isinstance(until_answered(client)[-1], Cancelled)
+
+
 def test_a_finished_head_is_made_again_in_each_way_by_the_warm_worker(client, astronaut, small, tmp_path):
     head = str(tmp_path / "tête")
     client.submit(Reconstruct(str(astronaut), head, small))
@@ -296,6 +313,11 @@ def test_a_python_without_the_packages_is_told_in_words(tmp_path):
         heard = until_answered(client)
         assert isinstance(heard[0], Ready)
         assert isinstance(heard[-1], Failed) and "lacks the package" in heard[-1].message, heard
+        client.submit(Examine())
+        examined = until_answered(client)[-1]
+        assert isinstance(examined, Examined)
+        missing = [finding.topic for finding in examined.findings if finding.trouble and finding.severe]
+        assert "Package torch" in missing and "Package numpy" in missing
     finally:
         client.close()
 
