@@ -20,8 +20,15 @@ HAIR_BROWN = (0.05, 0.03, 0.02)
 
 LIP_COAT = {"Coat Roughness": 0.25}  # moist, not glossed
 LIP_COAT_WEIGHT = 0.35
-# Eyes: the coat is the tear film over the cornea, which mirrors sharply; what lies below it is duller.
-EYE_SURFACE = {"Roughness": 0.35, "Coat Weight": 1.0, "Coat Roughness": 0.02, "Coat IOR": 1.376, "IOR": 1.376}
+# Eyes: the coat is the tear film over the cornea, which mirrors sharply. What lies below it hardly does, or the pupil
+# would look grey.
+EYE_SURFACE = {
+    "Roughness": 0.5,
+    "Specular IOR Level": 0.1,
+    "Coat Weight": 1.0,
+    "Coat Roughness": 0.02,
+    "Coat IOR": 1.376,  # of the cornea
+}
 MOUTH_SURFACE = {"Roughness": 0.4, "Coat Weight": 0.5, "Coat Roughness": 0.15, "Subsurface Weight": 0.2}
 
 
