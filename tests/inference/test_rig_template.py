@@ -17,6 +17,7 @@ from inference.template import (
     BONES,
     EYE_LEFT,
     EYE_RIGHT,
+    GUMS,
     PARTS,
     SKIN,
     TEETH_UPPER,
@@ -121,6 +122,22 @@ def test_an_open_jaw_parts_the_lips_and_leaves_skull_and_upper_teeth_still(templ
     assert np.abs(opened[template.vertices_of(TEETH_UPPER)]).max() < 0.5 * MM
     scalp = np.flatnonzero((template.scalp > 0.9) & (template.vertices[:, 1] > 0))
     assert np.abs(opened[scalp]).max() < 1.0 * MM
+
+
+def test_the_tongue_comes_out_between_the_lips_and_takes_nothing_along(template):
+    tongue = np.flatnonzero(action(template, "tongueOut").any(axis=1))
+    assert np.isin(tongue, template.vertices_of(GUMS)).all()
+    out = template.vertices + action(template, "tongueOut") + action(template, "jawOpen")
+    lower_lip = lip_rim(template)[1]
+    opened = template.vertices + action(template, "jawOpen")
+    assert out[tongue, 2].max() > opened[lower_lip, 2].max() + 8 * MM
+    # Its root stays where it is grown on, or it would come off.
+    root = tongue[template.vertices[tongue, 2].argmin()]
+    assert np.linalg.norm(action(template, "tongueOut")[root]) < 8 * MM
+
+
+def test_every_action_does_something(template):
+    assert (np.abs(template.expressions).max(axis=(1, 2)) > 1 * MM).all()
 
 
 def test_gaze_turns_balls_without_stretching_them(template):

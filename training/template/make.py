@@ -63,6 +63,8 @@ EYE_SHARE = 0.84  # of the radius of MakeHuman's eyeball, which is 16 mm
 EYE_BEHIND = 0.14  # radii the ball lies behind the one that fits the lids' rims best: then no lid is inside it
 EYE_STEPS = 10
 
+TONGUE_SPREAD, TONGUE_BLUR = 8, 2e-3  # vertices of MakeHuman's tongue that one of ours follows; box units, 1 mm
+
 # The network's contours that lie on one lip, by the side of the seam they belong to.
 UPPER_LIP = (
     *(0, 11, 12, 13, 37, 38, 39, 40, 41, 42, 72, 73, 74, 80, 81, 82, 183, 184, 185, 191),
@@ -263,14 +265,19 @@ def _eye_topology() -> tuple[IntArray, FloatArray, IntArray]:
 def _teeth_parts(teeth: QuadMesh) -> NDArray[np.uint8]:
     """(f,) upper or lower teeth, or gums; each tooth is a piece of its own, gums and tongue are a large one."""
     count = len(teeth.vertices)
-    edges = np.stack([teeth.faces, np.roll(teeth.faces, -1, axis=1)], axis=2).reshape(-1, 2)
-    piece = connected_components(coo_matrix((np.ones(len(edges)), edges.T), shape=(count, count)), directed=False)[1]
+    piece = _connected(teeth.faces, count)
     sizes = np.bincount(piece)
     y, z = teeth.vertices[:, 1], teeth.vertices[:, 2]
     is_above = y > PARTING_HEIGHT - PARTING_RISE * (z - z.max())
     above = np.bincount(piece, is_above) / sizes > 0.5
     of_piece = np.where(sizes > count / 4, GUMS, np.where(above, TEETH_UPPER, TEETH_LOWER)).astype(np.uint8)
     return of_piece[piece[teeth.faces[:, 0]]]
+
+
+def _connected(faces: IntArray, count: int) -> IntArray:
+    """(count,) which connected piece of quads (f, 4) each vertex belongs to."""
+    edges = np.stack([faces, np.roll(faces, -1, axis=1)], axis=2).reshape(-1, 2)
+    return connected_components(coo_matrix((np.ones(len(edges)), edges.T), shape=(count, count)), directed=False)[1]
 
 
 def _mirror(vertices: FloatArray, part: NDArray[np.uint8], faces: IntArray) -> IntArray:
@@ -341,7 +348,28 @@ def _action(parts: Parts, mean: FloatArray, frame: HeadFrame, name: str) -> Floa
         first = eye.stop
     # A proxy's own scales would stretch the teeth with the distance between the jaws.
     offset[first:] = (change[parts.teeth.anchors] * parts.teeth.weights[..., None]).sum(1) * frame.scale
+    if name == "tongueOut":
+        _move_tongue(parts, mean, change, frame, offset)
     return offset
+
+
+def _move_tongue(parts: Parts, mean: FloatArray, change: FloatArray, frame: HeadFrame, offset: FloatArray) -> None:
+    """Add to offset (v, 3) what MakeHuman's own tongue does, which the teeth's tongue is not tied to but lies in.
+
+    mean, change: (19158, 3) metres.
+    """
+    helper = np.unique(parts.base.faces[parts.base.group == "helper-tongue"])
+    tree = cKDTree(frame(mean[helper]))
+    rest = parts.vertices(mean, frame)
+    distance, nearest = tree.query(rest, k=TONGUE_SPREAD)
+    # Tongue and gums are one piece, but their pictures are not: the tongue's two halves lie nearest to MakeHuman's.
+    gums = parts.part == GUMS
+    piece = _connected(parts.uv_faces[gums], len(parts.uv))[parts.uv_faces[gums, 0]]
+    halves = [np.unique(parts.faces[gums][piece == number]) for number in np.unique(piece)]
+    tongue = np.concatenate(sorted(halves, key=lambda half: float(np.median(distance[half, 0])))[:2])
+    share = 1 / (distance[tongue] + TONGUE_BLUR)
+    share /= share.sum(axis=1, keepdims=True)
+    offset[tongue] += np.einsum("nk,nkd->nd", share, change[helper][nearest[tongue]]) * frame.scale
 
 
 def _read_action(name: str, count: int) -> FloatArray:
