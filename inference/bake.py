@@ -410,13 +410,10 @@ def _halved(image: NDArray[np.uint8], covered: NDArray[np.bool_]) -> tuple[NDArr
 def find_anchors(depth_map: NDArray[np.float32], portrait: AlignedPortrait) -> dict[str, FloatArray]:
     """Named points of the face, where the rays through the photo's landmarks meet the surface, head frame.
 
-    A landmark beside the mesh (an ear's, often) becomes the nearest point of the outline; of a mesh that the camera
-    does not see there are none.
+    A landmark beside the mesh (an ear's, often) becomes the nearest point of the outline.
     depth_map: (s, s) as for `Facing.weight`.
     """
     row, column = np.nonzero(np.isfinite(depth_map))
-    if not len(row):
-        return {}
     seen_picture = (np.stack([column, row], axis=1) + 0.5) / len(depth_map)
     anchors = {}
     for name, landmarks in ANCHOR_LANDMARKS.items():

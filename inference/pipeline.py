@@ -223,46 +223,27 @@ def paint(
     most_photo: NDArray[np.floating] | None = None,
 ) -> TexturedHead:
     """Texture a mesh that has coordinates (see `bake`), with the model's own pictures where it makes some."""
-    views = own_views(source, whole, models, stages)
-    with stages.stage("bake", "Painting the skin") as step:
-        return paint_with(views, mesh, uv, source, field, options, step, most_photo)
-
-
-def own_views(source: HeadSource, whole: TriGrid, models: Models, stages: Stages) -> ModelViews | None:
-    """The model's own pictures of the head from all sides; None of a model that draws none."""
     generator, refinement = models.head.generator, source.refinement
-    if not generator.config.superresolution:
-        return None
-    with stages.stage("views", "Looking at the head from all sides") as step:
-        pictures = look_around(generator, whole, source.w_plus, source.portrait.camera, step)
-        return ModelViews(pictures, (lambda points: points) if refinement is None else refinement.place)
-
-
-def paint_with(
-    views: ModelViews | None,
-    mesh: Mesh,
-    uv: NDArray[np.floating],
-    source: HeadSource,
-    field: ColouredField,
-    options: Options,
-    progress: Progress,
-    most_photo: NDArray[np.floating] | None = None,
-) -> TexturedHead:
-    """The same with those pictures made before, for several meshes of one head."""
-    return bake(
-        mesh,
-        uv,
-        source.portrait_of_part,
-        source.photo,
-        field,
-        options.texture,
-        progress,
-        views,
-        most_photo=most_photo,
-        detail_seed=options.seed if options.detail else None,
-        mirror=options.mirror_face,
-        delight=options.delight,
-    )
+    views = None
+    if generator.config.superresolution:
+        with stages.stage("views", "Looking at the head from all sides") as step:
+            pictures = look_around(generator, whole, source.w_plus, source.portrait.camera, step)
+            views = ModelViews(pictures, (lambda points: points) if refinement is None else refinement.place)
+    with stages.stage("bake", "Painting the skin") as step:
+        return bake(
+            mesh,
+            uv,
+            source.portrait_of_part,
+            source.photo,
+            field,
+            options.texture,
+            step,
+            views,
+            most_photo=most_photo,
+            detail_seed=options.seed if options.detail else None,
+            mirror=options.mirror_face,
+            delight=options.delight,
+        )
 
 
 def judge(

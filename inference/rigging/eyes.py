@@ -41,7 +41,7 @@ FEWEST_PIXELS = 12
 SMALLEST_RADIUS_PX = 3.0  # of the crop
 LEAST_OPEN = 0.45  # height between the lids, of the iris' width
 LEAST_CONTRAST = 0.06  # by which the white is lighter than an iris: behind dark glasses nothing is
-MOST_GAIN = 1.6  # eyes lie in the brows' shade: by so much the iris may become lighter when the white becomes white
+MOST_GAIN = 2.0  # eyes lie in the brows' shade: by so much the iris may become lighter when the white becomes white
 BROWN = np.array([0.36, 0.22, 0.13])  # sRGB: the commonest iris
 
 WHITE = np.array([0.91, 0.88, 0.85])  # sRGB of the white in front

@@ -15,15 +15,15 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from ..alignment import AlignedPortrait
-from ..bake import matte_trust
-from ..camera import Camera, project
+from ..bake import fill_uncovered, matte_trust
+from ..camera import project
 from ..detail import SEEN_PLAINLY, find_materials
-from ..facing import Facing, depth_map_of, smoothstep
+from ..facing import smoothstep
 from ..progress import Progress, silent
-from ..raster import sample_image
+from ..raster import fragment_chunks, sample_image
+from ..seams import pieces
 from ..surface import METRES_PER_UNIT, DensityField, Mesh, extract_solids, vertex_normals
 from ..template import SKIN, RigTemplate, triangles
-from ..unwrap import unwrap
 from .fit import RigFit
 from .nearest import NearestPoints
 from .observation import Observation
@@ -36,17 +36,18 @@ IntArray = NDArray[np.integer]
 GRID = 128  # cells along the box: 4 mm; what is finer than a lock is for the texture
 FACES = 12_000
 INTO_SKIN = 1.5 * MM  # the solid reaches so far below the skin: no gap opens between them
+DIP, DIP_SHARE = 5 * MM, (0.5, 0.9)  # so much lower than the scan it is at its edge; share of hair where that ends
 LEAST_VOLUME_ML = 4.0  # of a piece: smaller ones are crumbs
 LEAST_THICKNESS, PLAIN_PART = 3 * MM, 0.85  # so far out a piece's vertices beyond that quantile lie; half are inside
 
-INNER_SIDE = 0.16  # of the picture's side, for what lies on the skull and nobody sees
 COVERED = (1.0 * MM, 4 * MM)  # thickness of the hair over which the skin below is no longer the scan's
+THINLY_COVERED = (-1 * MM, 1 * MM)  # the same for a lock before the face, which has not skin's colour
 SHARE_COVERED = (0.35, 0.6)  # share of hair over which it is
 GOES_ALONG = 20 * MM  # from the skin: so far hair follows the face
 
 # Where the scan shows hair
-SHARE_CELLS = 96  # along the box, of the lattice on which shares of hair are averaged: 5.4 mm
-SHARE_WIDTHS = (1.0, 3.0, 9.0, 27.0)  # of its cells, standard deviations; wider ones speak where there is nothing nearer
+SHARE_CELLS = 80  # along the box, of the lattice on which shares of hair are averaged: 6.5 mm
+SHARE_WIDTHS = (0.8, 2.5, 7.5)  # of its cells, standard deviations; wider ones speak where there is nothing nearer
 SHARE_FALL = 1e-3  # weight of each wider one against the last
 SHARE_SLOPE = 15 * MM  # over which a share averaged so rises from 0 to 1 beside an edge
 SURE_SCALP = (0.6, 0.95)  # of the template's: there whatever covers the skin is hair, also where it shines
@@ -58,7 +59,7 @@ BELOW_CHIN = (25 * MM, 10 * MM)  # on the template's throat: lower down it is cl
 BEHIND_CHEEK_Z = (0.02, 0.06)  # head frame, on the template: farther back, on the neck, too
 EYE_REACH, NOSE_REACH = 24 * MM, 16 * MM  # around them what stands out are glasses
 EYES, NOSE, CHIN = (468, 473), (1, 4, 5, 195, 197, 6), 152  # landmarks
-SLOPE_STEP = 1 * MM  # over which the density's steepness is measured
+SLOPE_STEP, SLOPE_SAMPLE = 1 * MM, 2000  # over which, and at how many points the density's steepness is measured
 FAR = 8 * MM  # distances beyond are only known to be large
 
 
@@ -90,7 +91,7 @@ class HairField:
     def density(self, points: FloatArray) -> FloatArray:
         """(n,) the least of three distances at points (n, 3): into the scan, into hair, out of the head."""
         least = (self.share(points) - 0.5) * SHARE_SLOPE
-        for distance in (self._into_scan, self._out_of_skin):
+        for distance in (self._out_of_skin, self._into_scan):
             # The least only falls: where it tells already that the surface is far, nobody needs to look closer.
             open_ = np.flatnonzero(least > -FAR)
             if len(open_):
@@ -98,7 +99,9 @@ class HairField:
         return np.clip(least, -FAR, FAR)
 
     def _into_scan(self, points: FloatArray) -> FloatArray:
-        return (self.scan.density(points) - self.scan.level) / self.steepness
+        # Towards its edge hair dips into the skin: a wall there would look like a wig's.
+        dip = DIP * (1 - smoothstep(self.share(points), *DIP_SHARE))
+        return (self.scan.density(points) - self.scan.level) / self.steepness - dip
 
     def _out_of_skin(self, points: FloatArray) -> FloatArray:
         at = np.asarray(points, dtype=np.float64)
@@ -150,9 +153,10 @@ def hair_share(
 
 
 def steepness(field: DensityField, scan: Mesh) -> float:
-    """How much the density rises per box unit inwards at the scan's surface: the median."""
-    step = SLOPE_STEP * vertex_normals(scan)
-    outer, inner = (field.density((scan.vertices + way * step).astype(np.float32)) for way in (1, -1))
+    """How much the density rises per box unit inwards at the scan's surface: the median of a sample."""
+    sample = slice(None, None, max(1, len(scan.vertices) // SLOPE_SAMPLE))
+    points, step = scan.vertices[sample], SLOPE_STEP * vertex_normals(scan)[sample]
+    outer, inner = (field.density((points + way * step).astype(np.float32)) for way in (1, -1))
     return float(max(np.median(inner - outer) / (2 * SLOPE_STEP), 1e-6))
 
 
@@ -178,7 +182,8 @@ class Hair:
     """Hair and beard as closed pieces; head frame, as photographed. All of length 0 where none stands out.
 
     mesh:     closed, several pieces maybe.
-    uv:       (t, 2), v running down; uv_faces (f, 3) into it.
+    uv:       (t, 2), v running down, in the layout of the scan; uv_faces (f, 3) into it. Its inner side, which lies on
+              the skull, shares the texels of what is above.
     colour:   (3,) sRGB, the middle of what the scan shows of it.
     covering: (v,) in [0, 1] how far it covers each of the template's vertices.
     """
@@ -189,58 +194,73 @@ class Hair:
     colour: FloatArray
     covering: FloatArray
 
-    def split(self) -> tuple[Mesh, FloatArray]:
-        """The mesh with a vertex for each of `uv`, which comes along, as `pipeline.paint` wants it."""
-        source = np.zeros(len(self.uv), dtype=np.int64)
-        source[self.uv_faces] = self.mesh.faces
-        return Mesh(self.mesh.vertices[source], self.uv_faces), self.uv
 
-
-def cut_hair(template: RigTemplate, fit: RigFit, seen: Observation, field: HairField, progress: Progress) -> Hair:
-    """The hair of a head, with its texture coordinates."""
-    pieces = hair_solids(field, lambda done, label: progress(0.6 * done, label))
+def cut_hair(
+    template: RigTemplate, fit: RigFit, seen: Observation, uv: FloatArray, field: HairField, progress: Progress
+) -> Hair:
+    """The hair of a head. uv: (f, 3, 2) of the corners of the scan's faces."""
+    solids = hair_solids(field, progress)
     is_hair = field.share(seen.scan.vertices) > 0.5
     colour = np.median(seen.colour[is_hair], axis=0) if is_hair.any() else np.zeros(3)
-    if not pieces:
+    if not solids:
         nothing = Mesh(np.zeros((0, 3)), np.zeros((0, 3), np.int64))
         return Hair(nothing, np.zeros((0, 2)), nothing.faces, colour, np.zeros(len(template.vertices)))
-    first = np.cumsum([0, *(len(piece.vertices) for piece in pieces)])
+    first = np.cumsum([0, *(len(solid.vertices) for solid in solids)])
     mesh = Mesh(
-        np.concatenate([piece.vertices for piece in pieces]),
-        np.concatenate([piece.faces + start for piece, start in zip(pieces, first, strict=False)]),
+        np.concatenate([solid.vertices for solid in solids]),
+        np.concatenate([solid.faces + start for solid, start in zip(solids, first, strict=False)]),
     )
-    uv, uv_faces = lay_out(mesh, field, lambda done, label: progress(0.6 + 0.4 * done, label))
-    return Hair(mesh, uv, uv_faces, colour, covering(mesh, field, template, fit.photographed, seen))
+    hair_uv, uv_faces = lay_out(mesh, seen, uv)
+    return Hair(mesh, hair_uv, uv_faces, colour, covering(mesh, field, template, fit.photographed, seen))
 
 
 def hair_solids(hair: HairField, progress: Progress = silent) -> list[Mesh]:
     """The pieces of hair and beard, each closed, largest first; none of a head whose hair hardly stands out."""
-    pieces = extract_solids(hair, GRID, FACES, LEAST_VOLUME_ML * 1e-6 / METRES_PER_UNIT**3, progress)
-    return [piece for piece in pieces if stands_out(piece, hair.skin)]
+    solids = extract_solids(hair, GRID, FACES, LEAST_VOLUME_ML * 1e-6 / METRES_PER_UNIT**3, progress)
+    return [solid for solid in solids if stands_out(solid, hair.skin)]
 
 
-def stands_out(piece: Mesh, skin: NearestPoints) -> bool:
+def stands_out(solid: Mesh, skin: NearestPoints) -> bool:
     """Whether a good part of a piece is more than a haircut that a picture of the skin shows as well."""
-    distance = skin(piece.vertices).signed_distance(piece.vertices)
+    distance = skin(solid.vertices).signed_distance(solid.vertices)
     return bool(np.quantile(distance, PLAIN_PART) > LEAST_THICKNESS)
 
 
-def lay_out(mesh: Mesh, field: HairField, progress: Progress) -> tuple[FloatArray, IntArray]:
-    """Texture coordinates (t, 2) and (f, 3) faces in them: the outside large, what lies on the skull small in a corner."""
-    below = field.skin(mesh.vertices).signed_distance(mesh.vertices) < -INTO_SKIN / 2
-    inner = below[mesh.faces].sum(axis=1) > 1
+def lay_out(mesh: Mesh, seen: Observation, uv: FloatArray) -> tuple[FloatArray, IntArray]:
+    """Texture coordinates (t, 2) and faces in them (f, 3): those of the scan where it is nearest, island by island.
+
+    So the head's own albedo fits the hair, and nothing is laid flat or painted a second time.
+    uv: (s, 3, 2) of the corners of the scan's faces.
+    """
+    island = islands(uv)
+    island_of = island[seen.nearest(mesh.vertices[mesh.faces].mean(axis=1)).face]
     uv_faces = np.empty_like(mesh.faces)
-    layouts = []
+    laid = []
     count = 0
-    for chosen, low, size in ((~inner, 0.0, 1 - INNER_SIDE), (inner, 1 - INNER_SIDE, INNER_SIDE)):
-        if not chosen.any():
-            continue
-        own, numbered = np.unique(mesh.faces[chosen], return_inverse=True)
-        flat = unwrap(Mesh(mesh.vertices[own], numbered.reshape(-1, 3)), progress)
-        layouts.append(low + size * flat.uv)
-        uv_faces[chosen] = flat.mesh.faces + count
-        count += len(flat.uv)
-    return np.concatenate(layouts), uv_faces
+    for one in np.unique(island_of):
+        vertex, numbered = np.unique(mesh.faces[island_of == one], return_inverse=True)
+        scan_face = np.flatnonzero(island == one)
+        near = NearestPoints(Mesh(seen.scan.vertices, seen.scan.faces[scan_face]))(mesh.vertices[vertex])
+        laid.append(np.einsum("nk,nkd->nd", near.barycentric, uv[scan_face[near.face]]))
+        uv_faces[island_of == one] = numbered.reshape(-1, 3) + count
+        count += len(vertex)
+    return np.concatenate(laid), uv_faces
+
+
+def islands(uv: FloatArray) -> IntArray:
+    """(f,) which island of the layout each face, (f, 3, 2) corners, belongs to."""
+    corner = np.unique(uv.reshape(-1, 2), axis=0, return_inverse=True)[1].reshape(-1, 3)
+    pairs = np.concatenate([corner[:, :2], corner[:, 1:]])
+    return pieces(int(corner.max()) + 1, pairs)[corner[:, 0]]
+
+
+def hair_picture(hair: Hair, albedo: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(t, t, 3) the head's albedo (t, t, 3) where it is on hair, carried on beyond."""
+    size = albedo.shape[:2]
+    covered = np.zeros(size, bool)
+    for _, cover in fragment_chunks(hair.uv * len(albedo), hair.uv_faces, size):
+        covered[cover.row, cover.column] = True
+    return fill_uncovered(albedo, covered)
 
 
 def covering(
@@ -250,16 +270,16 @@ def covering(
     covered = np.zeros(len(photographed))
     skin = template.vertices_of(SKIN)
     points = photographed[skin]
-    thickness = -seen.nearest(points).signed_distance(points)
+    met = seen.nearest(points)
+    thickness = -met.signed_distance(points)
     near = np.linalg.norm(NearestPoints(mesh)(points).points - points, axis=1)
-    covered[skin] = smoothstep(thickness, *COVERED) * smoothstep(field.share(points), *SHARE_COVERED)
+    # A lock close to the skin prints its colour there; hair cropped so short has no object and stays printed.
+    alike = skin_likeness(template, photographed, seen, seen.colour)
+    alike = np.einsum("nk,nk->n", met.barycentric, alike[seen.scan.faces[met.face]])
+    thin = smoothstep(thickness, *THINLY_COVERED) * (1 - alike) * (1 - template.scalp[skin])
+    covered[skin] = np.maximum(smoothstep(thickness, *COVERED), thin) * smoothstep(field.share(points), *SHARE_COVERED)
     covered[skin] *= near < 2 * INTO_SKIN  # pieces that were left out cover nothing
     return covered
-
-
-def seen_plainly(hair: Mesh, scan: Mesh, camera: Camera) -> FloatArray:
-    """(h,) in [0, 1] how plainly a camera sees the vertices of the hair, with the head before it."""
-    return Facing(hair).weight(camera, depth_map_of(scan, camera))
 
 
 def relaxed(hair: Mesh, skin: NearestPoints, moves: FloatArray) -> FloatArray:

@@ -15,19 +15,19 @@ from ..alignment import MESH_POINTS
 from ..errors import LandmarksMissing
 from ..head_source import HeadSource
 from ..messages import Options
-from ..model_views import ModelViews
-from ..pipeline import SHARES, VIEWS_SHARE, Models, field_of, memory_shortage_named, own_views, paint_with
+from ..pipeline import SHARES, VIEWS_SHARE, Models, field_of, memory_shortage_named, paint
 from ..progress import Progress, Stages, silent
 from ..reuse import folder_albedo
 from ..silhouette import ColouredField
-from ..surface import Mesh, weld
+from ..surface import Mesh
 from ..template import EYE_LEFT, LANDMARKS, SKIN, RigTemplate, load_rig_template, triangles
+from ..tri_grid import TriGrid
 from .bare_skin import paint_bare_skin
 from .eyes import paint_eyes, read_iris
 from .fit import SHOWN_SKIN, RigFit, fit_rig
-from .hair import Hair, cut_hair, hair_field, seen_plainly
+from .hair import cut_hair, hair_field, hair_picture
 from .mouth import paint_mouth
-from .observation import Observation, observe
+from .observation import observe
 from .rig_file import (
     EYES_NAME,
     HAIR_NAME,
@@ -46,9 +46,8 @@ FloatArray = NDArray[np.floating]
 RIG_SHARES = {  # CPU seconds of each stage, as in `pipeline.SHARES`
     "read": 1.0,
     "fit": 10.0,
-    "hair": 3.0,
+    "hair": 2.5,
     "bake": SHARES["bake"],
-    "hair_bake": SHARES["bake"],
     "maps": 1.5,
     "write": SHARES["write"],
 }
@@ -90,22 +89,22 @@ def make_rig(
         with stages.stage("fit", "Fitting the face's shape") as step:
             fit = fit_rig(template, seen, step)
         with stages.stage("hair", "Cutting the hair") as step:
-            hair = cut_hair(template, fit, seen, hair_field(template, fit, seen, portrait, field), step)
-        views = own_views(source, whole, models, stages)
-        pictures = {}
-        with stages.stage("bake", "Painting the skin") as step:
-            skin = paint_skin(views, template, fit, hair, source, field, options, step)
-            pictures[SKIN_NAME] = skin
-        if len(hair.mesh.faces):
-            with stages.stage("hair_bake", "Painting the hair") as step:
-                pictures[HAIR_NAME] = paint_hair(views, hair, seen, source, field, options, step)
-        with stages.stage("maps", "Painting eyes and mouth"):
-            iris = read_iris(portrait)
+            where = hair_field(template, fit, seen, portrait, field)
+            hair = cut_hair(template, fit, seen, finished.uv[finished.mesh.faces], where, step)
+        baked = paint_skin(template, fit, source, whole, field, options, models, stages)
+        with stages.stage("maps", "Painting eyes, mouth and hair"):
+            skin = paint_bare_skin(template, fit.photographed, baked, fit.skin, hair.covering, hair.colour)
             face = sampled(template, skin, (SKIN,))[fit.skin > SHOWN_SKIN]
-            pictures[EYES_NAME] = paint_eyes(template, iris)
-            pictures[MOUTH_NAME] = paint_mouth(template, np.median(face, axis=0) if len(face) else GREY)
-            pictures[NORMAL_NAME] = normal_map(template, fit.photographed, fit.skin, seen.nearest, options.texture)
-            pictures[SURFACE_NAME] = surface_map(template, hair.covering, options.texture)
+            iris = read_iris(portrait)
+            pictures = {
+                SKIN_NAME: skin,
+                NORMAL_NAME: normal_map(template, fit.photographed, fit.skin, seen.nearest, options.texture),
+                SURFACE_NAME: surface_map(template, hair.covering, options.texture),
+                EYES_NAME: paint_eyes(template, iris),
+                MOUTH_NAME: paint_mouth(template, np.median(face, axis=0) if len(face) else GREY),
+            }
+            if len(hair.mesh.faces):
+                pictures[HAIR_NAME] = hair_picture(hair, albedo)
         with stages.stage("write", "Writing the files"):
             files = write_rig(folder, rig_arrays(template, fit, hair), pictures)
     return {
@@ -132,41 +131,20 @@ def shares_of_rig(models: Models) -> dict[str, float]:
 
 
 def paint_skin(
-    views: ModelViews | None,
     template: RigTemplate,
     fit: RigFit,
-    hair: Hair,
     source: HeadSource,
+    whole: TriGrid,
     field: ColouredField,
     options: Options,
-    progress: Progress,
+    models: Models,
+    stages: Stages,
 ) -> NDArray[np.uint8]:
-    """(t, t, 3) sRGB the skin's picture: as the head itself, from the photo where it saw and the model elsewhere.
-
-    What no photo shows is painted: the scalp below hair, the inside of the mouth, the sockets.
-    """
+    """(t, t, 3) sRGB the skin's picture: as the head itself, from the photo where it saw and the model elsewhere."""
     quads = template.part < EYE_LEFT
     corners = np.stack([template.faces[quads].ravel(), template.uv_faces[quads].ravel()], axis=1)
     split, numbered = np.unique(corners, axis=0, return_inverse=True)  # one vertex for each side of a seam
     mesh = Mesh(fit.photographed[split[:, 0]], triangles(numbered.reshape(-1, 4)))
     # The photo's hair carried on would grow on the template's skin, ears and scalp alike.
     options = replace(options, detail=False)
-    head = paint_with(views, mesh, template.uv[split[:, 1]], source, field, options, progress)
-    return paint_bare_skin(template, fit.photographed, head.albedo, fit.skin, hair.covering, hair.colour)
-
-
-def paint_hair(
-    views: ModelViews | None,
-    hair: Hair,
-    seen: Observation,
-    source: HeadSource,
-    field: ColouredField,
-    options: Options,
-    progress: Progress,
-) -> NDArray[np.uint8]:
-    """(t, t, 3) sRGB the hair's picture."""
-    mesh, uv = hair.split()
-    whole, merged = weld(mesh)
-    plain = seen_plainly(whole, seen.scan, seen.camera)[merged]
-    options = replace(options, mirror_face=False)  # hair is no face
-    return paint_with(views, mesh, uv, source, field, options, progress, plain).albedo
+    return paint(mesh, template.uv[split[:, 1]], source, whole, field, options, models, stages).albedo
