@@ -145,7 +145,7 @@ def extract_solids(field: DensityField, grid: int, faces: int, least_volume: flo
     except NoSurface:
         return []
     areas = np.array([np.linalg.norm(_face_crosses(piece.vertices, piece.faces), axis=1).sum() for piece in pieces])
-    done = []
+    done: list[Mesh] = []
     for piece, share in zip(pieces, areas / areas.sum(), strict=True):
         progress(0.7 + 0.3 * len(done) / len(pieces), "Cleaning the surface")
         lighter = decimate(piece, max(int(faces * share), FEWEST_FACES), lattice.cell)

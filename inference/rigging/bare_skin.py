@@ -1,4 +1,4 @@
-"""The skin's picture where the scan shows no skin: below hair that is an object of its own, in the mouth, in sockets."""
+"""The skin's picture where the scan shows none: below hair that is an object of its own, in the mouth, in sockets."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def paint_bare_skin(
     values = np.column_stack([colour, share])
     touched = inside_face | (share[faces].max(axis=1) > 0)
     faces, uv_faces, inside_face = faces[touched], uv_faces[touched], inside_face[touched]
-    size = albedo.shape[:2]
-    for _, cover in fragment_chunks(template.uv * len(albedo), uv_faces, size):
+    side = len(albedo)
+    for _, cover in fragment_chunks(template.uv * side, uv_faces, (side, side)):
         at = cover.interpolate(values, faces)
         weight = np.where(inside_face[cover.face], 1.0, at[:, 3])[:, None]
         old = picture[cover.row, cover.column]

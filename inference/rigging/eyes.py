@@ -40,7 +40,7 @@ MIDDLE_HALF = (0.25, 0.75)  # quantiles of lightness that count: lashes are dark
 FEWEST_PIXELS = 12
 SMALLEST_RADIUS_PX = 3.0  # of the crop
 LEAST_OPEN = 0.45  # height between the lids, of the iris' width
-LEAST_CONTRAST = 0.06  # by which the white is lighter than an iris: behind dark glasses nothing is
+LEAST_CONTRAST, LEAST_WHITE = 0.06, 0.15  # lightness of the white above the iris' and at all: not behind dark glasses
 MOST_GAIN = 2.0  # eyes lie in the brows' shade: by so much the iris may become lighter when the white becomes white
 BROWN = np.array([0.36, 0.22, 0.13])  # sRGB: the commonest iris
 
@@ -87,9 +87,12 @@ def read_eye(image: FloatArray, landmarks_px: FloatArray, eye: int) -> tuple[Flo
     away = np.hypot(x + 0.5 - middle[0], y + 0.5 - middle[1]) / radius
     iris = _middle_of(image[y, x][(away > RING[0]) & (away < RING[1])])
     white = _middle_of(image[y, x][(away > WHITE_RING[0]) & (away < WHITE_RING[1])])
-    if iris is None or white is None or (white[0] - iris[0]) @ LUMA < LEAST_CONTRAST:
+    if iris is None or white is None:
         return None
-    gain = np.clip(WHITE_LUMA / max(float(white[0] @ LUMA), 1e-3), 1.0, MOST_GAIN)
+    lightness, darkness = white[0] @ LUMA, iris[0] @ LUMA
+    if lightness < max(LEAST_WHITE, darkness + LEAST_CONTRAST):
+        return None
+    gain = np.clip(WHITE_LUMA / lightness, 1.0, MOST_GAIN)
     return np.clip(iris[0] * gain, 0.02, 0.9), iris[1]
 
 
@@ -112,10 +115,10 @@ def paint_eyes(template: RigTemplate, iris: IrisColour, side: int = SIDE) -> NDA
     up = np.cross(gaze, right)
 
     def shade(cover: Fragments, faces: IntArray) -> FloatArray:
-        ray = cover.interpolate(template.vertices, faces) - ball.centre
+        ray = (cover.interpolate(template.vertices, faces) - ball.centre).astype(np.float32)
         ray /= np.maximum(np.linalg.norm(ray, axis=1, keepdims=True), 1e-12)
-        angle = np.arccos(np.clip(ray @ gaze, -1, 1))
-        return eye_colour(angle, np.arctan2(ray @ up, ray @ right), iris.srgb)
+        along, upwards, aside = (ray @ np.stack([gaze, up, right], axis=1).astype(np.float32)).T
+        return eye_colour(np.arccos(np.clip(along, -1, 1)), np.arctan2(upwards, aside), iris.srgb)
 
     return painted(template, (EYE_LEFT,), side, shade)
 

@@ -15,7 +15,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from ..alignment import AlignedPortrait
-from ..bake import fill_uncovered, matte_trust
+from ..bake import matte_trust
 from ..camera import project
 from ..detail import SEEN_PLAINLY, find_materials
 from ..facing import smoothstep
@@ -24,6 +24,7 @@ from ..raster import fragment_chunks, sample_image
 from ..seams import pieces
 from ..surface import METRES_PER_UNIT, DensityField, Mesh, extract_solids, vertex_normals
 from ..template import SKIN, RigTemplate, triangles
+from ..unwrap import PADDING
 from .fit import RigFit
 from .nearest import NearestPoints
 from .observation import Observation
@@ -60,7 +61,7 @@ BEHIND_CHEEK_Z = (0.02, 0.06)  # head frame, on the template: farther back, on t
 EYE_REACH, NOSE_REACH = 24 * MM, 16 * MM  # around them what stands out are glasses
 EYES, NOSE, CHIN = (468, 473), (1, 4, 5, 195, 197, 6), 152  # landmarks
 SLOPE_STEP, SLOPE_SAMPLE = 1 * MM, 2000  # over which, and at how many points the density's steepness is measured
-FAR = 8 * MM  # distances beyond are only known to be large
+FAR = 6 * MM  # distances beyond are only known to be large: more than a cell of the lattice
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ def steepness(field: DensityField, scan: Mesh) -> float:
     sample = slice(None, None, max(1, len(scan.vertices) // SLOPE_SAMPLE))
     points, step = scan.vertices[sample], SLOPE_STEP * vertex_normals(scan)[sample]
     outer, inner = (field.density((points + way * step).astype(np.float32)) for way in (1, -1))
-    return float(max(np.median(inner - outer) / (2 * SLOPE_STEP), 1e-6))
+    return max(float(np.median(inner - outer)) / (2 * SLOPE_STEP), 1e-6)
 
 
 def _lattice_of(scan: Mesh, share: FloatArray, box_side: float) -> NDArray[np.float32]:
@@ -169,11 +170,13 @@ def _lattice_of(scan: Mesh, share: FloatArray, box_side: float) -> NDArray[np.fl
     index = np.clip(np.rint(place), 0, SHARE_CELLS - 1).astype(np.int64)
     flat = np.ravel_multi_index(tuple(index.T), (SHARE_CELLS,) * 3)
     mean = share[scan.faces].mean(axis=1)
-    sums = [np.bincount(flat, values, SHARE_CELLS**3).reshape((SHARE_CELLS,) * 3) for values in (weight, weight * mean)]
-    total, hair = (
-        sum(SHARE_FALL**k * ndimage.gaussian_filter(one.astype(np.float32), width) for k, width in enumerate(SHARE_WIDTHS))
-        for one in sums
-    )
+
+    def averaged(values: FloatArray) -> NDArray[np.float32]:
+        counted = np.bincount(flat, values, SHARE_CELLS**3).reshape((SHARE_CELLS,) * 3).astype(np.float32)
+        blurred = [ndimage.gaussian_filter(counted, width) for width in SHARE_WIDTHS]
+        return np.tensordot(SHARE_FALL ** np.arange(len(blurred)), np.stack(blurred), 1).astype(np.float32)
+
+    total, hair = averaged(weight), averaged(weight * mean)
     return (hair / np.maximum(total, 1e-30)).astype(np.float32)
 
 
@@ -255,12 +258,13 @@ def islands(uv: FloatArray) -> IntArray:
 
 
 def hair_picture(hair: Hair, albedo: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(t, t, 3) the head's albedo (t, t, 3) where it is on hair, carried on beyond."""
-    size = albedo.shape[:2]
-    covered = np.zeros(size, bool)
-    for _, cover in fragment_chunks(hair.uv * len(albedo), hair.uv_faces, size):
-        covered[cover.row, cover.column] = True
-    return fill_uncovered(albedo, covered)
+    """(t, t, 3) the head's albedo (t, t, 3) on hair and a little around it, and plain hair's colour elsewhere."""
+    side = len(albedo)
+    kept = np.zeros((side, side), bool)
+    for _, cover in fragment_chunks(hair.uv * side, hair.uv_faces, (side, side)):
+        kept[cover.row, cover.column] = True
+    kept = ndimage.maximum_filter(kept, 2 * round(PADDING * side) + 1)
+    return np.where(kept[..., None], albedo, np.rint(hair.colour * 255).astype(np.uint8))
 
 
 def covering(

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
-from scipy.sparse import csgraph
 from scipy.spatial import cKDTree
 
 from ..facing import smoothstep
 from ..photo_check import LUMA
 from ..raster import Fragments
+from ..seams import pieces
 from ..template import BONES, GUMS, TEETH_LOWER, TEETH_UPPER, RigTemplate
 from .shape_fit import MM
 from .uv_picture import noise, painted
@@ -75,8 +74,8 @@ def tooth_places(template: RigTemplate) -> FloatArray:
     """
     faces = template.faces[np.isin(template.part, (TEETH_UPPER, TEETH_LOWER))]
     count = len(template.vertices)
-    graph = sparse.coo_matrix((np.ones(faces.size), (faces.ravel(), np.roll(faces, -1, axis=1).ravel())), (count, count))
-    tooth_of = csgraph.connected_components(graph, directed=False)[1]
+    sides = np.stack([faces.ravel(), np.roll(faces, -1, axis=1).ravel()], axis=1)
+    tooth_of = pieces(count, sides)
     upper = template.vertices_of(TEETH_UPPER)
     middle = template.vertices[template.vertices_of(TEETH_UPPER, TEETH_LOWER)].mean(axis=0)
     places = np.zeros((count, 2))
@@ -92,7 +91,7 @@ def tooth_places(template: RigTemplate) -> FloatArray:
 
 
 def tongue_share(template: RigTemplate) -> FloatArray:
-    """(v,) in [0, 1] which vertices are the tongue's: of the soft parts that go with the jaw, those inside its teeth."""
+    """(v,) in [0, 1] which vertices are the tongue's: of what is soft and goes with the jaw, that inside its teeth."""
     soft, teeth = template.vertices_of(GUMS), template.vertices_of(TEETH_LOWER)
     soft = soft[template.weights[soft, BONES.index("jaw")] > 0.5]
     row = template.vertices[teeth] * [1, 0, 1]

@@ -102,9 +102,7 @@ def rig_arrays(template: RigTemplate, fit: RigFit, hair: Hair) -> dict[str, NDAr
     }
 
 
-def write_rig(
-    folder: Path, arrays: Mapping[str, NDArray[Any]], pictures: Mapping[str, NDArray[np.uint8]]
-) -> list[str]:
+def write_rig(folder: Path, arrays: Mapping[str, NDArray[Any]], pictures: Mapping[str, NDArray[np.uint8]]) -> list[str]:
     """Write the rig into a result folder; each file appears whole. Returns their names. Raises OutputNotWritable.
 
     pictures: by the file's name, (t, t, 3) uint8. A picture that an earlier rig had and this one has not goes.
