@@ -16,9 +16,9 @@ from scipy.spatial import cKDTree
 
 from ..alignment import AlignedPortrait
 from ..bake import matte_trust
-from ..camera import project
+from ..camera import Camera, project
 from ..detail import SEEN_PLAINLY, find_materials
-from ..facing import smoothstep
+from ..facing import depth_map_of, smoothstep
 from ..progress import Progress, silent
 from ..raster import fragment_chunks, sample_image
 from ..seams import pieces
@@ -43,6 +43,8 @@ LEAST_THICKNESS, PLAIN_PART = 3 * MM, 0.85  # so far out a piece's vertices beyo
 
 COVERED = (1.0 * MM, 4 * MM)  # thickness of the hair over which the skin below is no longer the scan's
 THINLY_COVERED = (-1 * MM, 1 * MM)  # the same for a lock before the face, which has not skin's colour
+BEHIND, MOST_BEHIND = (0.5 * MM, 2.5 * MM), 60 * MM  # how far behind hair a vertex hides; beyond lies another part
+TURNED_TO = (0.0, 0.3)  # cosine to the camera: what turns away it did not show anyway
 SHARE_COVERED = (0.35, 0.6)  # share of hair over which it is
 GOES_ALONG = 20 * MM  # from the skin: so far hair follows the face
 
@@ -283,7 +285,21 @@ def covering(
     thin = smoothstep(thickness, *THINLY_COVERED) * (1 - alike) * (1 - template.scalp[skin])
     covered[skin] = np.maximum(smoothstep(thickness, *COVERED), thin) * smoothstep(field.share(points), *SHARE_COVERED)
     covered[skin] *= near < 2 * INTO_SKIN  # pieces that were left out cover nothing
+    covered[skin] = np.maximum(covered[skin], hidden(mesh, template, photographed, seen.camera)[skin])
     return covered
+
+
+def hidden(mesh: Mesh, template: RigTemplate, photographed: FloatArray, camera: Camera) -> FloatArray:
+    """(v,) in [0, 1] how far hair hides a vertex that turns to the photo's camera: there the photo shows hair."""
+    depth_map = depth_map_of(mesh, camera)
+    picture, depth = project(photographed, camera)
+    column, row = np.clip((picture * len(depth_map)).astype(np.int64), 0, len(depth_map) - 1).T
+    behind = depth - depth_map[row, column]  # minus infinity beside the hair
+    towards = camera.position - photographed
+    towards /= np.linalg.norm(towards, axis=1, keepdims=True)
+    normals = vertex_normals(Mesh(photographed, triangles(template.faces[template.part == SKIN])))
+    turned_to = smoothstep(np.einsum("ij,ij->i", normals, towards), *TURNED_TO)
+    return turned_to * smoothstep(np.clip(behind, -FAR, MOST_BEHIND), *BEHIND) * (behind < MOST_BEHIND)
 
 
 def relaxed(hair: Mesh, skin: NearestPoints, moves: FloatArray) -> FloatArray:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from inference.camera import orbit_camera
 from inference.progress import silent
 from inference.rigging import hair as hair_module
 from inference.rigging.fit import RigFit
@@ -16,6 +17,7 @@ from inference.rigging.hair import (
     HairField,
     cut_hair,
     hair_picture,
+    hidden,
     islands,
     lay_out,
     relaxed,
@@ -24,7 +26,7 @@ from inference.rigging.nearest import NearestPoints
 from inference.rigging.observation import Observation
 from inference.rigging.shape_fit import MM
 from inference.surface import Mesh, extract, extract_solids, is_clean, is_watertight
-from inference.template import load_rig_template
+from inference.template import SKIN, load_rig_template
 
 SKULL, HAIR = 0.2, 0.2 + 20 * MM  # radii; the ball sits above the neck's cut
 HAIRLINE_Y = 0.05
@@ -149,6 +151,22 @@ def test_a_beard_goes_along_with_the_face_and_what_hangs_far_off_stays(skull):
     moved = relaxed(Mesh(points, np.zeros((0, 3), int)), skull, moves)
     np.testing.assert_allclose(moved[0] - points[0], [0, -0.01, 0], atol=2e-4)
     np.testing.assert_allclose(moved[1], points[1], atol=1e-6)
+
+
+def test_what_hair_hides_from_the_photos_camera_is_known_and_nothing_else():
+    template = load_rig_template()
+    camera = orbit_camera(0.0, 0.0)
+    forehead = template.landmarks(template.vertices)[151]
+    corners = forehead + np.array([[-30, -8, 12], [30, -8, 12], [30, 8, 12], [-30, 8, 12]]) * MM  # a fringe
+    fringe = Mesh(corners, np.array([[0, 1, 2], [0, 2, 3]]))
+    share = hidden(fringe, template, template.vertices, camera)
+    skin = template.vertices_of(SKIN)
+    offset = (template.vertices[skin] - forehead) / MM
+    behind = (np.abs(offset[:, 0]) < 20) & (np.abs(offset[:, 1]) < 5) & (np.abs(offset[:, 2]) < 10)
+    assert behind.sum() > 4
+    assert share[skin[behind]].min() > 0.9
+    assert share[skin[np.abs(offset[:, 1]) > 20]].max() == 0  # the camera looks straight
+    assert share[template.vertices[:, 2] < 0].max() == 0  # the back of the head turns away
 
 
 def test_the_same_field_gives_the_same_hair(field, solid):
