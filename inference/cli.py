@@ -124,7 +124,8 @@ def add_rig(commands: argparse._SubParsersAction[_Parser]) -> None:
         "rig",
         help="make a finished head rig-ready",
         description="Fit an animatable head with clean topology, 52 face shapes and bones to a finished head, and "
-        "write it into the same folder, beside head.glb: rig.npz, and its skin as rig_skin.png.",
+        "write it into the same folder, beside head.glb: rig.npz, with hair as a solid apart, and pictures of skin "
+        "(rig_skin.png, with normals and gloss as rig_normal.png and rig_surface.png), eyes, mouth and hair.",
     )
     rig.add_argument("folder", type=Path, metavar="FOLDER", help="of the finished head")
     add_options(rig, {option.name for option in fields(Options)} - {"model", "device", "texture"}, kept=True)

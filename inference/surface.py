@@ -37,6 +37,7 @@ DECIMATION_TRIES = 4
 # What decimation is given is this many times larger: its first round collapses every side that costs less than 1.5e-3
 # of its units, in the order of the faces. As box units that is almost a millimetre, and costs would not be compared.
 DECIMATION_SCALE = 100.0
+FEWEST_FACES = 200  # of a small piece beside large ones
 UNFOLDING_ROUNDS = 8  # of smoothing folded faces; most lie flat after two
 SLIVER = 1e-4  # height of a face over its longest side: below, its normal is noise
 APART = 1e-6  # units, half a micrometre: what lies closer becomes one where vertices are joined by their place
@@ -131,6 +132,27 @@ def extract(
     return mesh
 
 
+def extract_solids(field: DensityField, grid: int, faces: int, least_volume: float, progress: Progress) -> list[Mesh]:
+    """Every closed piece of a field above the neck's cut, largest first; none where nothing is inside.
+
+    faces:        of all pieces together, about; each gets its share by area.
+    least_volume: box units cubed; smaller pieces are left out.
+    """
+    lattice = head_lattice(field.box_side, grid)
+    try:
+        volume = sample_near_surface(field, lattice, lambda fraction, label: progress(0.7 * fraction, label))
+        pieces = solids(march_all(volume, lattice), least_volume)
+    except NoSurface:
+        return []
+    areas = np.array([np.linalg.norm(_face_crosses(piece.vertices, piece.faces), axis=1).sum() for piece in pieces])
+    done: list[Mesh] = []
+    for piece, share in zip(pieces, areas / areas.sum(), strict=True):
+        progress(0.7 + 0.3 * len(done) / len(pieces), "Cleaning the surface")
+        lighter = decimate(piece, max(int(faces * share), FEWEST_FACES), lattice.cell)
+        done.append(unfold(_project_onto_level(lighter, field, lattice)))
+    return done
+
+
 def head_lattice(box_side: float, grid: int) -> Lattice:
     """The lattice above the neck cut; one of its layers lies in the cut, so that the cap is flat and sharp."""
     half = box_side / 2
@@ -182,6 +204,11 @@ def march(volume: NDArray[np.float32], lattice: Lattice) -> Mesh:
     volume: as `sample_near_surface` returns it.
     Raises: NoSurface.
     """
+    return largest_solid(march_all(volume, lattice))
+
+
+def march_all(volume: NDArray[np.float32], lattice: Lattice) -> Mesh:
+    """The same with all pieces, those of hollows inside too."""
     # Only the head's surroundings are copied: the volume of 512^3 samples has half a gigabyte.
     surroundings = _surroundings(volume > 0)
     volume = volume[surroundings].copy()
@@ -197,20 +224,27 @@ def march(volume: NDArray[np.float32], lattice: Lattice) -> Mesh:
     vertices = lattice.points(index.astype(np.float64) + [along.start for along in surroundings])
     low = lattice.points(np.ones(3))
     high = lattice.points(np.array(lattice.shape, dtype=np.float64))
-    return largest_solid(Mesh(np.clip(vertices, low, high), faces.astype(np.int64)))
+    return Mesh(np.clip(vertices, low, high), faces.astype(np.int64))
 
 
 def largest_solid(mesh: Mesh) -> Mesh:
     """The connected piece that encloses the largest volume. Shells inside it go, as do pieces beside it."""
-    piece_of_vertex = _pieces(mesh)
-    piece_of_face = piece_of_vertex[mesh.faces[:, 0]]
+    return solids(mesh, 0.0)[0]
+
+
+def solids(mesh: Mesh, least_volume: float) -> list[Mesh]:
+    """The connected pieces that enclose more than a volume, box units cubed, largest first; without hollows in them.
+
+    Raises NoSurface when there is none.
+    """
+    piece_of_face = _pieces(mesh)[mesh.faces[:, 0]]
     a, b, c = (mesh.vertices[mesh.faces[:, corner]] for corner in range(3))
-    volume_of_piece = np.bincount(piece_of_face, weights=np.einsum("ij,ij->i", a, np.cross(b, c)) / 6)
     # Inner shells wind the other way round: their volume is negative.
-    largest = int(np.argmax(volume_of_piece))
-    if volume_of_piece[largest] <= 0:
+    volume = np.bincount(piece_of_face, weights=np.einsum("ij,ij->i", a, np.cross(b, c)) / 6)
+    kept = [piece for piece in np.argsort(-volume, kind="stable") if volume[piece] > least_volume]
+    if not kept:
         raise NoSurface()
-    return _compact(mesh.vertices, mesh.faces[piece_of_face == largest])
+    return [_compact(mesh.vertices, mesh.faces[piece_of_face == piece]) for piece in kept]
 
 
 def decimate(mesh: Mesh, faces: int, cell: float, half: bool = False) -> Mesh:

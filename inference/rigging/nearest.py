@@ -33,7 +33,12 @@ class Nearest:
 
 
 class NearestPoints:
-    """Answers for one mesh."""
+    """Answers for one mesh, of `faces` (f, 3)."""
+
+    @property
+    def faces(self) -> IntArray:
+        """As of the mesh."""
+        return self._mesh.faces
 
     def __init__(self, mesh: Mesh) -> None:
         self._mesh = mesh

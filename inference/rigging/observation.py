@@ -27,6 +27,7 @@ class Observation:
     """The reconstructed head as the rig's fit sees it; head frame, box units.
 
     scan:         welded mesh; colour (v, 3) sRGB in [0, 1] of its vertices.
+    visibility:   (v,) in [0, 1] how plainly the photo shows them.
     nearest:      the nearest point of that mesh.
     picture:      (478, 2) landmarks in the portrait, 0 to 1.
     rays:         (478, 3) unit directions from the camera through the landmarks.
@@ -36,6 +37,7 @@ class Observation:
 
     scan: Mesh
     colour: FloatArray
+    visibility: FloatArray
     nearest: NearestPoints
     camera: Camera
     picture: FloatArray
@@ -45,13 +47,20 @@ class Observation:
 
 
 def observe(
-    mesh: Mesh, uv: FloatArray, albedo: NDArray[np.uint8], landmarks_px: FloatArray, camera: Camera, side_px: int
+    mesh: Mesh,
+    uv: FloatArray,
+    albedo: NDArray[np.uint8],
+    landmarks_px: FloatArray,
+    camera: Camera,
+    side_px: int,
+    visibility: FloatArray | None = None,
 ) -> Observation:
     """Prepare a finished head.
 
     mesh, uv:     as in head.safetensors: vertices on seams once per island, v running down.
     albedo:       (t, t, 3) uint8 sRGB.
     landmarks_px: (478, 2 or more) portrait pixels; side_px is the portrait's side.
+    visibility:   (v,) in [0, 1] as `TexturedHead.visibility`; None where nobody knows, as if nothing was seen.
     """
     whole, merged = weld(mesh)
     first = np.unique(merged, return_index=True)[1]
@@ -63,6 +72,7 @@ def observe(
     return Observation(
         scan=whole,
         colour=colour,
+        visibility=np.zeros(len(first)) if visibility is None else np.asarray(visibility, dtype=np.float64)[first],
         nearest=NearestPoints(whole),
         camera=camera,
         picture=picture,

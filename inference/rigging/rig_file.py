@@ -1,4 +1,4 @@
-"""The animatable head as two files beside the head it was made of: rig.npz, which Blender's numpy reads, and its skin.
+"""The animatable head as files beside the head it was made of: rig.npz, which Blender's numpy reads, and its pictures.
 
 Arrays are plain (`allow_pickle=False`). Places are metres in the axes of head.glb: +y up, +z out of the face, the
 origin at the base of the neck, so both lie on each other.
@@ -22,20 +22,25 @@ from PIL import Image
 
 from ..errors import OutputNotWritable
 from ..job_folder import umask
-from ..surface import metres_from_head
-from ..template import BONE_PARENTS, BONES, PARTS, RigTemplate
+from ..surface import Mesh, metres_from_head
+from ..template import BONE_PARENTS, BONES, PARTS, SKIN, RigTemplate, triangles
 from .fit import RigFit
+from .hair import Hair, relaxed
+from .nearest import NearestPoints
 
 FloatArray = NDArray[np.floating]
 
-RIG_NAME, SKIN_NAME = "rig.npz", "rig_skin.png"
+RIG_NAME = "rig.npz"
+SKIN_NAME, NORMAL_NAME, SURFACE_NAME = "rig_skin.png", "rig_normal.png", "rig_surface.png"
+EYES_NAME, MOUTH_NAME, HAIR_NAME = "rig_eyes.png", "rig_mouth.png", "rig_hair.png"
+FAST_PNG = 3  # zlib's level: a tenth larger than its default, in a third of the time
 FORMAT = 1  # raised when older readers could not make sense of a file
 STILL_M = 1e-6  # what a facial action moves less stays: a thousandth of a millimetre
 WEIGHTS_OF_A_VERTEX = 4
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest a zip can tell: the same head gives the same file
 
 
-def rig_arrays(template: RigTemplate, fit: RigFit) -> dict[str, NDArray[Any]]:
+def rig_arrays(template: RigTemplate, fit: RigFit, hair: Hair) -> dict[str, NDArray[Any]]:
     """What rig.npz holds.
 
     format:            () int32.
@@ -49,6 +54,10 @@ def rig_arrays(template: RigTemplate, fit: RigFit) -> dict[str, NDArray[Any]]:
     bone_names, bone_parents, pivots: (b,) text, (b,) int32 (-1 for none), (b, 3) float32 where each begins.
     bone_index, bone_weight: (v, 4) uint8 and float32, falling; the weights of a vertex sum to 1.
     skin:              (v,) float32 in [0, 1], how far a vertex was fitted to skin that the scan shows.
+    lips:              (v,) float32 in [0, 1], where lips are.
+    hair_vertices, hair_faces: (h, 3) float32 and (k, 3) int32, closed pieces of hair and beard above the neutral head;
+                       of length 0, as the next two, where nothing stands out.
+    hair_uv, hair_uv_faces: (t, 2) float32, v down, and (k, 3) int32 into it.
     quality:           () text, JSON of `FitQuality`.
     """
     to_metres = metres_from_head()
@@ -59,6 +68,10 @@ def rig_arrays(template: RigTemplate, fit: RigFit) -> dict[str, NDArray[Any]]:
 
     offsets = (fit.head.expressions * scale).astype(np.float32)
     moved = [np.flatnonzero(np.abs(offset).max(axis=1) > STILL_M) for offset in offsets]
+    hair_vertices = hair.mesh.vertices
+    if len(hair_vertices):
+        skin = NearestPoints(Mesh(fit.photographed, triangles(template.faces[template.part == SKIN])))
+        hair_vertices = relaxed(hair.mesh, skin, fit.head.vertices - fit.photographed)
     bone = np.argsort(-template.weights, axis=1, kind="stable")[:, :WEIGHTS_OF_A_VERTEX]
     return {
         "format": np.array(FORMAT, np.int32),
@@ -80,14 +93,19 @@ def rig_arrays(template: RigTemplate, fit: RigFit) -> dict[str, NDArray[Any]]:
         "bone_index": bone.astype(np.uint8),
         "bone_weight": np.take_along_axis(template.weights, bone, axis=1).astype(np.float32),
         "skin": fit.skin.astype(np.float32),
+        "lips": template.lips.astype(np.float32),
+        "hair_vertices": place(hair_vertices),
+        "hair_faces": hair.mesh.faces.astype(np.int32),
+        "hair_uv": hair.uv.astype(np.float32),
+        "hair_uv_faces": hair.uv_faces.astype(np.int32),
         "quality": np.array(json.dumps(asdict(fit.quality), allow_nan=False)),
     }
 
 
-def write_rig(folder: Path, arrays: Mapping[str, NDArray[Any]], skin: NDArray[np.uint8]) -> None:
-    """Write both files into a result folder; each appears whole. Raises OutputNotWritable.
+def write_rig(folder: Path, arrays: Mapping[str, NDArray[Any]], pictures: Mapping[str, NDArray[np.uint8]]) -> list[str]:
+    """Write the rig into a result folder; each file appears whole. Returns their names. Raises OutputNotWritable.
 
-    skin: (t, t, 3) uint8 sRGB in the layout of the rig's uv.
+    pictures: by the file's name, (t, t, 3) uint8. A picture that an earlier rig had and this one has not goes.
     """
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as file:
@@ -95,14 +113,18 @@ def write_rig(folder: Path, arrays: Mapping[str, NDArray[Any]], skin: NDArray[np
             entry = io.BytesIO()
             np.lib.format.write_array(entry, np.asarray(array), allow_pickle=False)
             file.writestr(zipfile.ZipInfo(f"{name}.npy", ZIP_TIME), entry.getvalue(), zipfile.ZIP_DEFLATED)
-    picture = io.BytesIO()
-    Image.fromarray(skin).save(picture, "PNG")
     try:
-        # The picture first: whoever finds rig.npz finds its skin too.
-        _replace(folder / SKIN_NAME, picture.getvalue())
+        # Pictures first: whoever finds rig.npz finds what it needs.
+        for name, picture in pictures.items():
+            encoded = io.BytesIO()
+            Image.fromarray(picture).save(encoded, "PNG", compress_level=FAST_PNG)
+            _replace(folder / name, encoded.getvalue())
         _replace(folder / RIG_NAME, packed.getvalue())
+        if HAIR_NAME not in pictures:
+            (folder / HAIR_NAME).unlink(missing_ok=True)
     except OSError as error:
         raise OutputNotWritable(f"The rig cannot be written into {folder}.") from error
+    return [RIG_NAME, *pictures]
 
 
 def _replace(path: Path, content: bytes) -> None:

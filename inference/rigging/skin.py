@@ -35,11 +35,7 @@ def skin_trust(template: RigTemplate, vertices: FloatArray, seen: Observation) -
     outside = template.vertices_of(SKIN)
     near = seen.nearest(vertices[outside])
     scan_colour = seen.colour[seen.scan.faces[near.face]]
-    colour = lab_from_srgb(np.einsum("nk,nkc->nc", near.barycentric, scan_colour))
-    bare = template.landmarks(vertices)[list(BARE_LANDMARKS)]
-    is_bare = np.linalg.norm(vertices[outside][:, None] - bare, axis=2).min(axis=1) < BARE_REACH
-    off = np.linalg.norm((colour - np.median(colour[is_bare], axis=0)) / TOLERANCE, axis=1)
-    alike = np.clip((OTHER_COLOUR - off) / (OTHER_COLOUR - SAME_COLOUR), 0, 1)
+    alike = skin_likeness(template, vertices, seen, np.einsum("nk,nkc->nc", near.barycentric, scan_colour))
     alike = np.maximum(alike, np.clip(3 * template.lips[outside], 0, 1))
 
     scalp = template.scalp[outside].astype(np.float64)
@@ -57,6 +53,18 @@ def skin_trust(template: RigTemplate, vertices: FloatArray, seen: Observation) -
     trust[outside] *= 1 - (1 - EAR_TRUST) * np.clip(2 * template.ears[outside], 0, 1)
     trust[outside] *= vertices[outside, 1] > NECK_CUT_Y
     return trust * _bare_of_detail(template)
+
+
+def skin_likeness(template: RigTemplate, vertices: FloatArray, seen: Observation, colour: FloatArray) -> FloatArray:
+    """(n,) in [0, 1] how far colours (n, 3), sRGB in [0, 1], are those of the scan's bare skin.
+
+    vertices: (v, 3) a first fit of the template, right to a centimetre.
+    """
+    bare = template.landmarks(vertices)[list(BARE_LANDMARKS)]
+    is_bare = np.linalg.norm(seen.scan.vertices[:, None] - bare, axis=2).min(axis=1) < BARE_REACH
+    own = np.median(lab_from_srgb(seen.colour[is_bare]), axis=0)
+    off = np.linalg.norm((lab_from_srgb(colour) - own) / TOLERANCE, axis=1)
+    return np.clip((OTHER_COLOUR - off) / (OTHER_COLOUR - SAME_COLOUR), 0, 1)
 
 
 def _bare_of_detail(template: RigTemplate) -> FloatArray:

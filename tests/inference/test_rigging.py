@@ -18,12 +18,22 @@ from inference.messages import Options
 from inference.pipeline import load_models, reconstruct
 from inference.progress import Cancelled, silent
 from inference.rigging.fit import RigFit, fit_rig
+from inference.rigging.hair import Hair
 from inference.rigging.intersections import intersecting_pairs, turned_over
 from inference.rigging.make_rig import make_rig
 from inference.rigging.nearest import NearestPoints
 from inference.rigging.neutral import Eyeball, lid_rim, lip_rim
 from inference.rigging.observation import Observation, observe
-from inference.rigging.rig_file import RIG_NAME, SKIN_NAME, rig_arrays
+from inference.rigging.rig_file import (
+    EYES_NAME,
+    HAIR_NAME,
+    MOUTH_NAME,
+    NORMAL_NAME,
+    RIG_NAME,
+    SKIN_NAME,
+    SURFACE_NAME,
+    rig_arrays,
+)
 from inference.rigging.shape_fit import MM
 from inference.rigging.skin import lab_from_srgb
 from inference.surface import Mesh, metres_from_head
@@ -154,9 +164,20 @@ def test_the_same_head_gives_the_same_rig(template, known, fit):
 
 
 def test_what_is_written_is_metres_and_plain_arrays(template, fit):
-    arrays = rig_arrays(template, fit)
+    point = fit.head.vertices[:4] + [0, 0, 1.0]  # far before the face: no hair that would follow it
+    tetrahedron = np.array([[0, 2, 1], [0, 1, 3], [1, 2, 3], [2, 0, 3]])
+    uv = np.random.default_rng(0).random((4, 2))
+    hair = Hair(Mesh(point, tetrahedron), uv, tetrahedron, np.zeros(3), np.zeros(len(template.vertices)))
+    arrays = rig_arrays(template, fit, hair)
+    kinds = {name: (str(array.dtype), array.ndim) for name, array in arrays.items()}
+    assert kinds["hair_vertices"] == kinds["hair_uv"] == kinds["vertices"] == ("float32", 2)
+    assert kinds["hair_faces"] == kinds["hair_uv_faces"] == kinds["faces"] == ("int32", 2)
+    assert kinds["lips"] == kinds["skin"] == ("float32", 1)
+    assert arrays["lips"].max() <= 1
+    assert arrays["lips"].min() >= 0
     assert all(array.dtype != object for array in arrays.values())
     to_metres = metres_from_head()
+    np.testing.assert_allclose(arrays["hair_vertices"], point @ to_metres[:3, :3].T + to_metres[:3, 3], atol=1e-5)
     np.testing.assert_allclose(
         arrays["vertices"], fit.head.vertices @ to_metres[:3, :3].T + to_metres[:3, 3], atol=1e-5
     )
@@ -237,15 +258,35 @@ def folder(astronaut: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_command_writes_the_rig_beside_the_head(folder, capsys):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert main(["rig", str(folder), "--texture", "128"]) == 0
-    assert capsys.readouterr().out.split() == [str(folder / RIG_NAME), str(folder / SKIN_NAME)]
-    assert {path.name for path in folder.iterdir()} == {*before, RIG_NAME, SKIN_NAME}
+    written = capsys.readouterr().out.split()
+    always = {RIG_NAME, SKIN_NAME, NORMAL_NAME, SURFACE_NAME, EYES_NAME, MOUTH_NAME}
+    assert always <= {Path(line).name for line in written} <= {*always, HAIR_NAME}
+    assert {path.name for path in folder.iterdir()} == {*before, *(Path(line).name for line in written)}
     assert all((folder / name).read_bytes() == content for name, content in before.items())
     with np.load(folder / RIG_NAME, allow_pickle=False) as rig:
         assert len(rig["expression_names"]) == 52
         assert np.isfinite(rig["vertices"]).all()
         assert set(json.loads(str(rig["quality"]))) >= {"skin_mean_mm", "landmarks", "intersections"}
-    with Image.open(folder / SKIN_NAME) as picture:
-        assert picture.size == (128, 128)
+        assert (len(rig["hair_faces"]) > 0) == (folder / HAIR_NAME).is_file()
+        assert rig["hair_faces"].shape == rig["hair_uv_faces"].shape
+        assert rig["hair_faces"].max(initial=-1) < len(rig["hair_vertices"])
+        assert rig["hair_uv_faces"].max(initial=-1) < len(rig["hair_uv"])
+    for name, side in (
+        (SKIN_NAME, 128),
+        (NORMAL_NAME, 128),
+        (SURFACE_NAME, 128),
+        (EYES_NAME, 1024),
+        (MOUTH_NAME, 1024),
+    ):
+        with Image.open(folder / name) as picture:
+            assert (picture.size, picture.mode) == ((side, side), "RGB"), name
+
+
+def test_the_same_folder_gives_the_same_files_byte_for_byte(folder):
+    before = {path.name: path.read_bytes() for path in folder.glob("rig*")}
+    assert before
+    assert main(["rig", str(folder), "--texture", "128"]) == 0
+    assert {path.name: path.read_bytes() for path in folder.glob("rig*")} == before
 
 
 def test_a_head_without_landmarks_is_refused_clearly(folder, monkeypatch):
