@@ -21,8 +21,8 @@ SIDE = 1024  # texels
 SEED = 11  # of the grain
 
 ENAMEL = np.array([0.87, 0.82, 0.73])  # sRGB, Vita shade A1 to A2
-ROOT = np.array([0.74, 0.62, 0.46])  # the neck of a tooth
-GAP = np.array([0.50, 0.36, 0.27])  # between teeth
+ROOT = np.array([0.80, 0.71, 0.57])  # the neck of a tooth
+GAP = np.array([0.62, 0.49, 0.39])  # between teeth
 EDGE = np.array([0.82, 0.81, 0.79])  # cutting edges are greyer
 GUM = np.array([0.74, 0.40, 0.38])  # light skin's
 DARK_GUM = np.array([0.45, 0.25, 0.24])  # dark skin's
@@ -55,7 +55,7 @@ def paint_mouth(template: RigTemplate, skin_colour: FloatArray, side: int = SIDE
         patch = noise(place, PATCH_MM, SEED + 1)[:, None]
         enamel = _mixed(ENAMEL, ROOT, smoothstep(to_root, 0.45, 1.0))
         enamel = _mixed(enamel, EDGE, 0.6 * (1 - smoothstep(to_root, 0.0, 0.2)))
-        enamel = _mixed(enamel, GAP, 0.75 * smoothstep(to_side, 0.72, 1.05))
+        enamel = _mixed(enamel, GAP, 0.6 * smoothstep(to_side, 0.8, 1.1))
         soft = gum * (0.92 + 0.16 * patch)
         # Papillae cover the tongue but for its furrow.
         furrow = 1 - 0.18 * np.exp(-((place[:, :1] / (1.2 * MM)) ** 2))
