@@ -36,7 +36,6 @@ EYE_STEPS, EYE_HOLD = 6, 0.5  # Gauss-Newton steps of the ball's place; weight o
 LIP_HEIGHT, LIP_DEPTH = 6 * MM, 3 * MM  # up and down from the seam, and behind it, where lips touch
 LIP_COLUMN = 2.5 * MM  # to both sides: about the distance of vertices along the lips
 TOUCHING_LIPS = 0.1 * MM
-LIP_ROUNDS = 3  # a column gives way with its neighbours: after one round slits of a millimetre are left, then .3
 LIP_REACH = 7 * MM  # how far around the seam lips give way when they are brought together
 MOVES_WITH_JAW = 0.35  # of the jaw's drop: vertices that go farther with it are of the lower lip
 LID_MOVES = 0.3  # of the largest way in a blink: the rim's vertices that go farther are the upper lid's
@@ -79,8 +78,7 @@ def neutralise(template: RigTemplate, shape: ShapeFit, photographed: FloatArray)
     expressions = shape.along(template.expressions.astype(np.float64))
     before = shape.neutral(template)
     vertices = photographed - np.tensordot(shape.actions, expressions, 1)
-    for _ in range(LIP_ROUNDS):
-        vertices = _lips_closed(template, vertices)
+    vertices = _lips_closed(template, vertices)
     vertices = _teeth_along(template, before, vertices)
     pivots = shape.place(template.pivots + np.tensordot(shape.modes, template.pivot_modes, 1))
     for part, side, bone, _ in SIDES:
