@@ -36,7 +36,7 @@ from .visibility import seen_by
 BETAS = (0.9, 0.99)
 MOST_GRADIENT = 5.0  # norm at which gradients are cut
 SEEDS_APART = 1_000_003  # between the draws of processes, more than a run has steps
-MAPPING_STEPS, MAPPING_RATE, MAPPING_BATCH = 3000, 2e-3, 64
+MAPPING_RATE, MAPPING_BATCH = 2e-3, 64
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ class GeneratorTraining:
     lift: int = 1  # 0 trains without the residual, to measure what it brings
     half: int = 1  # 1 computes convolutions in bfloat16
     refresh: int = 200  # steps between looks for new heads
+    mapping_steps: int = 3000  # of the mapping network, in the end
     check: int = 1000  # steps between measurements on held-out heads
     seconds: float = 0.0  # CPU seconds after which the run saves and stops, 0 for none: to be resumed later
     threads: int = 1  # of each process
@@ -159,7 +160,7 @@ def train_as_one_of(fleet: Fleet, settings: GeneratorTraining) -> None:
     if not fleet.leads:
         return
     if not settings.frozen:
-        fit_mapping(generator, latents_of(encoder, heads), settings.seed)
+        fit_mapping(generator, latents_of(encoder, heads), settings.mapping_steps, settings.seed)
     run.save(_state(generator, encoder, optimiser, step))
 
 
@@ -189,7 +190,7 @@ def latents_of(encoder: VisibleEncoder, heads: HeadSet) -> Tensor:
     return torch.cat(rows)
 
 
-def fit_mapping(generator: TriPlaneGenerator, latents: Tensor, seed: int) -> None:
+def fit_mapping(generator: TriPlaneGenerator, latents: Tensor, steps: int, seed: int) -> None:
     """Teach the mapping network to lead the whitened latents back to the latents (heads, w_dim)."""
     torch.manual_seed(seed)
     mapping = generator.backbone.mapping.requires_grad_(True)
@@ -198,8 +199,8 @@ def fit_mapping(generator: TriPlaneGenerator, latents: Tensor, seed: int) -> Non
     kept = min(len(latents) - 1, generator.config.z_dim)
     whitened = (latents - centre) @ axes[:kept].T / spread[:kept].clamp(min=1e-6) * len(latents) ** 0.5
     optimiser = torch.optim.Adam(mapping.parameters(), lr=MAPPING_RATE, betas=BETAS)
-    for step in range(MAPPING_STEPS):
-        optimiser.param_groups[0]["lr"] = MAPPING_RATE * learning_rate(step, MAPPING_STEPS)
+    for step in range(steps):
+        optimiser.param_groups[0]["lr"] = MAPPING_RATE * learning_rate(step, steps)
         pick = torch.randint(len(latents), (MAPPING_BATCH, 2))
         # Every other step asks for mixtures of two heads, so that the space between them is filled as well.
         share = torch.rand(MAPPING_BATCH, 1) if step % 2 else torch.ones(MAPPING_BATCH, 1)

@@ -33,6 +33,7 @@ def test_one_command_makes_the_folder_and_prints_where_the_head_is(astronaut, si
     assert "Unwrapping" in result.stderr and "Writing the files" in result.stderr
 
 
+@pytest.mark.thorough  # the worker's test takes the same way
 def test_a_finished_head_is_made_again_by_the_same_verbs(astronaut, simple_model, tmp_path, capsys):
     head, out = str(tmp_path / "head"), tmp_path / "out"
     assert cli.main(["reconstruct", str(astronaut), "--out", head, "--model", simple_model, *SMALL]) == 0

@@ -247,7 +247,7 @@ def test_rebaked_onto_its_own_mesh_a_head_keeps_its_texture(folder, options, mod
     assert np.allclose(glb(folder).visual.uv, glb(tmp_path / "own").visual.uv, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["obj", "ply"])
+@pytest.mark.parametrize("kind", ["obj", pytest.param("ply", marks=pytest.mark.thorough)])
 def test_a_coarser_mesh_without_coordinates_is_unwrapped_and_shows_the_photo(folder, options, models, tmp_path, kind):
     whole, _ = weld(Mesh(np.asarray(glb(folder).vertices), np.asarray(glb(folder).faces)))
     coarse = trimesh.Trimesh(whole.vertices, whole.faces, process=False).simplify_quadric_decimation(face_count=1500)

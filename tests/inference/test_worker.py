@@ -263,6 +263,7 @@ def test_a_model_that_vanished_or_was_replaced_is_not_used_from_memory(client, a
     assert isinstance(failed, Failed) and str(model) in failed.message
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory of another process is read from /proc")
 def test_ten_jobs_in_one_worker_do_not_fill_the_memory(client, astronaut, small, tmp_path):
     used_mb = []

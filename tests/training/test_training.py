@@ -122,7 +122,8 @@ def heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def runs(heads: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A generator and both encoders, trained for a few steps."""
     folder = tmp_path_factory.mktemp("runs")
-    train_generator(GeneratorTraining(heads, folder / "generator", steps=2, batch=2, points=500, normals=50, check=2))
+    few = {"batch": 2, "points": 500, "normals": 50, "mapping_steps": 20, "half": 0}
+    train_generator(GeneratorTraining(heads, folder / "generator", steps=2, check=2, **few))
     train_occluded(
         OccludedTraining(
             heads,
@@ -133,6 +134,7 @@ def runs(heads: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             points=500,
             judged="hidden",
             adversarial_start=1,
+            half=0,
             check=2,
         )
     )
@@ -392,7 +394,8 @@ def test_the_learning_rate_warms_up_and_ends_near_zero() -> None:
 def test_a_run_goes_on_where_it_stopped(heads: Path, runs: Path) -> None:
     before = torch.load(runs / "generator" / "state.pt", weights_only=True)
     assert before["step"] == 2
-    train_generator(GeneratorTraining(heads, runs / "generator", steps=3, batch=2, points=500, normals=50, check=3))
+    few = {"batch": 2, "points": 500, "normals": 50, "mapping_steps": 20, "half": 0}
+    train_generator(GeneratorTraining(heads, runs / "generator", steps=3, check=3, **few))
     after = torch.load(runs / "generator" / "state.pt", weights_only=True)
     assert after["step"] == 3
     # One step moves little; a run that started anew would share nothing.
