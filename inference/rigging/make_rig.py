@@ -45,10 +45,10 @@ FloatArray = NDArray[np.floating]
 
 RIG_SHARES = {  # CPU seconds of each stage, as in `pipeline.SHARES`
     "read": 1.0,
-    "fit": 10.0,
-    "hair": 2.5,
+    "fit": 8.0,
+    "hair": 4.5,
     "bake": SHARES["bake"],
-    "maps": 1.5,
+    "maps": 3.0,
     "write": SHARES["write"],
 }
 GREY = np.full(3, 0.5)  # stands for the skin's colour where no skin was seen

@@ -8,6 +8,7 @@ from scipy import sparse
 
 from ..surface import NECK_CUT_Y
 from ..template import EYE_LEFT, EYE_RIGHT, MOUTH, SKIN, RigTemplate
+from .nearest import Nearest
 from .observation import Observation
 from .shape_fit import MM
 
@@ -34,8 +35,7 @@ def skin_trust(template: RigTemplate, vertices: FloatArray, seen: Observation) -
     """
     outside = template.vertices_of(SKIN)
     near = seen.nearest(vertices[outside])
-    scan_colour = seen.colour[seen.scan.faces[near.face]]
-    alike = skin_likeness(template, vertices, seen, np.einsum("nk,nkc->nc", near.barycentric, scan_colour))
+    alike = skin_likeness(template, vertices, seen, _colour_there(seen, near))
     alike = np.maximum(alike, np.clip(3 * template.lips[outside], 0, 1))
 
     scalp = template.scalp[outside].astype(np.float64)
@@ -61,10 +61,17 @@ def skin_likeness(template: RigTemplate, vertices: FloatArray, seen: Observation
     vertices: (v, 3) a first fit of the template, right to a centimetre.
     """
     bare = template.landmarks(vertices)[list(BARE_LANDMARKS)]
-    is_bare = np.linalg.norm(seen.scan.vertices[:, None] - bare, axis=2).min(axis=1) < BARE_REACH
-    own = np.median(lab_from_srgb(seen.colour[is_bare]), axis=0)
+    outside = vertices[template.vertices_of(SKIN)]
+    is_bare = np.linalg.norm(outside[:, None] - bare, axis=2).min(axis=1) < BARE_REACH
+    # At the template's vertices, which lie evenly: the scan's crowd around eyes and nostrils.
+    own = np.median(lab_from_srgb(_colour_there(seen, seen.nearest(outside[is_bare]))), axis=0)
     off = np.linalg.norm((lab_from_srgb(colour) - own) / TOLERANCE, axis=1)
     return np.clip((OTHER_COLOUR - off) / (OTHER_COLOUR - SAME_COLOUR), 0, 1)
+
+
+def _colour_there(seen: Observation, near: Nearest) -> FloatArray:
+    """(n, 3) sRGB of the scan at its nearest points."""
+    return np.einsum("nk,nkc->nc", near.barycentric, seen.colour[seen.scan.faces[near.face]])
 
 
 def _bare_of_detail(template: RigTemplate) -> FloatArray:
