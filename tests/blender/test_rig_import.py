@@ -59,7 +59,9 @@ def bring_rig_in(bpy: ModuleType, folder: Path) -> Any:
 def test_the_reader_and_the_writer_agree_on_names_and_format(installed: ModuleType) -> None:
     reader = part("rig.rig_data")
     assert (reader.RIG_NAME, reader.FORMAT) == (rig_file.RIG_NAME, rig_file.FORMAT)
-    assert part("rig.rig_materials").SKIN_NAME == rig_file.SKIN_NAME
+    pictures = ["SKIN_NAME", "NORMAL_NAME", "SURFACE_NAME", "EYES_NAME", "MOUTH_NAME", "HAIR_NAME"]
+    painted = part("rig.rig_materials")
+    assert [getattr(painted, name) for name in pictures] == [getattr(rig_file, name) for name in pictures]
 
 
 def test_the_face_is_the_workers_quads_in_blenders_axes(rig: Any) -> None:
