@@ -157,6 +157,8 @@ def work() -> Steps:
         bpy.ops.view3d.view_axis(type="FRONT")
         bpy.ops.view3d.view_selected()
     area.spaces.active.shading.color_type = "TEXTURE"  # Material Preview takes minutes without a graphics card
+    yield from find("headcast.make_rig")
+    check("the panel offers what can be done with the selected head", True)
     yield from picture("3_head")
 
     in_view = {"x": area.x + area.width // 3, "y": window.height - (area.y + area.height // 2)}
