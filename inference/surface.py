@@ -7,6 +7,7 @@ every point of the fine lattice, for everything that hangs together with what th
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -40,8 +41,8 @@ DECIMATION_SCALE = 100.0
 FEWEST_FACES = 200  # of a small piece beside large ones
 UNFOLDING_ROUNDS = 8  # of smoothing folded faces; most lie flat after two
 SLIVER = 1e-4  # height of a face over its longest side: below, its normal is noise
+ON_LEVEL = 1e-5  # of the steepest change between two samples: nearer to the level a sample would collapse faces
 APART = 1e-6  # units, half a micrometre: what lies closer becomes one where vertices are joined by their place
-
 
 NECKS = ("closed", "open")
 
@@ -212,11 +213,10 @@ def march_all(volume: NDArray[np.float32], lattice: Lattice) -> Mesh:
     # Only the head's surroundings are copied: the volume of 512^3 samples has half a gigabyte.
     surroundings = _surroundings(volume > 0)
     volume = volume[surroundings].copy()
-    # A sample exactly on the level would collapse the faces around it to nothing.
-    # Layer by layer, because absolute values of the whole would be as large as it.
-    largest = max(np.abs(layer[layer != OUTSIDE]).max(initial=0.0) for layer in volume)
-    smallest = np.float32(1e-6) * max(largest, np.float32(1e-30))
-    for layer in volume:
+    # A sample exactly on the level would collapse the faces around it to nothing. How near is too near must not depend on
+    # samples away from the surface, which a dense volume knows and a coarse-to-fine one does not.
+    smallest = np.float32(ON_LEVEL) * max(_steepest_crossing(volume), np.float32(1e-30))
+    for layer in volume:  # layer by layer, because absolute values of the whole would be as large as it
         layer[np.abs(layer) < smallest] = -smallest
     if not volume.max() > 0:
         raise NoSurface()
@@ -498,6 +498,15 @@ def _surroundings(inside: BoolArray) -> tuple[slice, ...]:
             raise NoSurface()
         part.append(slice(held[0] - 1, held[-1] + 2))
     return tuple(part)
+
+
+def _steepest_crossing(volume: NDArray[np.float32]) -> np.float32:
+    """Largest difference of two samples next to each other along x between which the surface lies, both in the box."""
+    steepest = np.float32(0.0)
+    for before, after in itertools.pairwise(volume):
+        crossed = ((before > 0) != (after > 0)) & (before != OUTSIDE) & (after != OUTSIDE)
+        steepest = max(steepest, np.abs(before[crossed] - after[crossed]).max(initial=0.0))
+    return steepest
 
 
 # --- onto the level -------------------------------------------------------------------------------------------------

@@ -117,6 +117,19 @@ def test_refined_lattice_gives_the_mesh_of_a_dense_one(distance: Distance) -> No
     assert read < len(points) / 12
 
 
+def test_density_deep_inside_does_not_decide_what_lies_on_the_level() -> None:
+    lattice = head_lattice(0.7, 64)
+    index = np.moveaxis(np.indices([points + 2 for points in lattice.shape]), 0, -1)
+    volume = (0.15 - np.linalg.norm(lattice.points(index), axis=-1)).astype(np.float32)
+    # A sample hardly inside, as any large volume has: the rest of the volume may not make it one outside.
+    hardly = tuple(np.unravel_index(np.where(volume > 0, volume, np.inf).argmin(), volume.shape))
+    volume[hardly] = 1e-4 * lattice.cell
+    deeper = np.where(volume > 0.05, np.float32(1e3), volume)
+    expected, found = march(volume, lattice), march(deeper, lattice)
+    np.testing.assert_array_equal(found.faces, expected.faces)
+    np.testing.assert_array_equal(found.vertices, expected.vertices)
+
+
 def test_refinement_follows_a_thread_that_the_coarse_lattice_missed() -> None:
     thread = upright_cylinder(0.006, 0.3)  # thinner than a coarse cell (.022) and starting in the ball
     field = AnalyticField(union(sphere(0.15), thread))
