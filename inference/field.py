@@ -34,7 +34,9 @@ class Field:
         self._planes = cell_by_cell(tri_grid.planes[None])
         self._w = None if w is None else w[None]
         on_cpu = tri_grid.planes.device.type == "cpu"
-        self._chunks = Chunks(CHUNK if on_cpu else DEVICE_CHUNK, SMALLEST_CHUNK)
+        self._chunks = (
+            Chunks(CHUNK, SMALLEST_CHUNK, torch.get_num_threads()) if on_cpu else Chunks(DEVICE_CHUNK, SMALLEST_CHUNK)
+        )
         self.box_side = tri_grid.box_side
         self.level = generator.config.surface_sigma
 

@@ -213,8 +213,8 @@ def march_all(volume: NDArray[np.float32], lattice: Lattice) -> Mesh:
     # Only the head's surroundings are copied: the volume of 512^3 samples has half a gigabyte.
     surroundings = _surroundings(volume > 0)
     volume = volume[surroundings].copy()
-    # A sample exactly on the level would collapse the faces around it to nothing. How near is too near must not depend on
-    # samples away from the surface, which a dense volume knows and a coarse-to-fine one does not.
+    # A sample exactly on the level would collapse the faces around it to nothing. How near is too near must not depend
+    # on samples away from the surface, which a dense volume knows and a coarse-to-fine one does not.
     smallest = np.float32(ON_LEVEL) * max(_steepest_crossing(volume), np.float32(1e-30))
     for layer in volume:  # layer by layer, because absolute values of the whole would be as large as it
         layer[np.abs(layer) < smallest] = -smallest

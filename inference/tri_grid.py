@@ -113,20 +113,29 @@ def look_up(planes: Tensor, points: Tensor, box_side: float, merge: PlaneMerge) 
     normalised = (points * (2.0 / box_side)).t()  # (axis, m)
     across, across_share = neighbours(normalised, rows)  # (2, axis, m); planes are square
     along, along_share = neighbours(normalised, depth)
-    cells, shares = [], []
-    for k, (column_axis, row_axis, slice_axis) in enumerate(PLANE_AXES):
-        in_slice = across[:, None, row_axis] * columns + across[None, :, column_axis]  # (2 rows, 2 columns, m)
-        slices = (along[:, slice_axis] + k * depth) * (rows * columns)
-        cells.append((slices[:, None, None] + in_slice).flatten(0, 2))
-        share_in_slice = across_share[:, None, row_axis] * across_share[None, :, column_axis]
-        shares.append((along_share[:, None, None, slice_axis] * share_in_slice).flatten(0, 2))
+    if merge == "mean":
+        along_share = along_share / len(PLANE_AXES)
+    along = along * (rows * columns)
+    first_cell = torch.arange(0, 3 * depth * rows * columns, depth * rows * columns, dtype=along.dtype)
+
+    def corners(of_columns: Tensor, of_rows: Tensor, of_slices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(2, axis, m) each, to those of every plane's axes: (plane, slice, row, column, m) with 1 where they agree."""
+        column, row, piece = (
+            torch.stack([values[:, axes[place]] for axes in PLANE_AXES])
+            for place, values in enumerate((of_columns, of_rows, of_slices))
+        )
+        return column[:, None, None], row[:, None, :, None], piece[:, :, None, None]
+
+    column, row, piece = corners(across, across * columns, along)
+    cells = (piece + first_cell[:, None, None, None, None]) + (row + column)
+    column_share, row_share, piece_share = corners(across_share, across_share, along_share)
+    shares = piece_share * (row_share * column_share)
     # A bag is what is summed up: the 24 cells of a point, or the 8 of each plane.
     bag = (-1, 24) if merge == "mean" else (-1, 8)
-    weights = torch.cat(shares).t().reshape(bag)
     summed = F.embedding_bag(
-        torch.cat(cells).t().reshape(bag),
+        cells.view(24, -1).t().reshape(bag),
         planes.permute(0, 2, 3, 4, 1).reshape(-1, channels),  # no copy
-        per_sample_weights=weights / 3.0 if merge == "mean" else weights,
+        per_sample_weights=shares.view(24, -1).t().reshape(bag),
         mode="sum",
     )
     return summed.view(len(points), -1)

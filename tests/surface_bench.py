@@ -15,13 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 from inference import pipeline
-from inference.alignment import align
-from inference.field import Field
 from inference.messages import Options
-from inference.photo import load_photo
-from inference.progress import silent
-from inference.refinement import LEVELS, WarpedField, refine
-from inference.silhouette import FALL, ColouredField, carve
+from inference.progress import Stages, silent
+from inference.silhouette import FALL, ColouredField
 from inference.surface import (
     METRES_PER_UNIT,
     DensityField,
@@ -48,20 +44,13 @@ LONG_FACE = 10.0  # longest side over height: beyond, a face is a needle
 NEEDLES_LIMIT = 2.0  # per cent
 
 
-def fitted_field(photo: Path) -> ColouredField:
-    """The density of a photo's head with default options, as `pipeline.make_head` gives it to the surface."""
-    options = Options()
+def fitted_field(photo: Path, options: Options) -> ColouredField:
+    """The density of a photo's head, as `pipeline.make_head` gives it to the surface."""
     models = pipeline.load_models(options.model, "cpu")
-    loaded = load_photo(photo)
-    height, width = loaded.rgb.shape[:2]
-    portrait = align(loaded, models.face, silent)
-    inversion, _ = pipeline.invert(portrait, (height, width), models, options.seed, silent)
-    whole = pipeline.complete(inversion, portrait, models, silent)
-    field = Field(models.head.generator, whole, inversion.w_plus[0, -1])
-    effort = LEVELS[options.refinement]
-    assert effort is not None
-    bent = WarpedField(field, refine(field, portrait, (height, width), models.face, effort, silent))
-    return carve(bent, portrait, (height, width))
+    source = pipeline.imagine(photo, options, models, Stages(pipeline.shares_of(models.head), silent))
+    whole = source.whole(models.head.generator)
+    fitted = pipeline.fitted(source, whole, options.refinement, models, silent)
+    return pipeline.field_of(fitted, whole, options.symmetry, models)
 
 
 def parts_of_head(points: NDArray[np.floating]) -> dict[str, NDArray[np.bool_]]:
@@ -127,7 +116,7 @@ def main() -> int:
     print(f"the starter's surface of {given.photo.name} on the CPU, {given.threads} threads, torch {torch.__version__}")
     print(f"{'':<42}{'':>10} {'':<10}{'wall s':>9}  limit")
     table = Table()
-    measure_surface(table, fitted_field(given.photo), 256, (256, 512), FACES)
+    measure_surface(table, fitted_field(given.photo, Options()), 256, (256, 512), FACES)
     table.add_memory(MEMORY_LIMIT_MB)
     return int(not table.kept)
 
