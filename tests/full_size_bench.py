@@ -53,7 +53,7 @@ from tests.inference.parity_weights import fill
 # were first measured. A limit in seconds would judge the machine.
 DENSE_LIMIT = 14 / 52
 COMPARED_ROUNDS = 4  # of both ways in turns: a shared machine is fast now and slow then
-COMPARED_LAYERS = 16  # of a lattice, in each round
+COMPARED_POINTS = 1 << 20  # of layers spread over the finest lattice, in each round
 PUBLISHED_CHUNK = 1 << 17  # points; of 2^14 to 2^19 none was faster
 EXTRACTION_LIMITS_S = {256: 5.0, 512: 25.0}  # CPU, by cells along the box
 SAME_SURFACE = 1e-4  # box units between a vertex of the dense surface and that of the coarse-to-fine one
@@ -288,7 +288,11 @@ def published_density(generator: TriPlaneGenerator, planes: Tensor, points: Tens
 
 def share_of_published(head: Field, generator: TriPlaneGenerator, planes: Tensor, lattice: Lattice) -> float:
     """CPU seconds of reading layers of a lattice, over those of `published_density`: the median over rounds."""
-    layers = np.indices((min(COMPARED_LAYERS, lattice.shape[0]), *lattice.shape[1:])).reshape(3, -1).T + 1
+    layers_total, rows, columns = lattice.shape
+    count = min(layers_total, max(1, COMPARED_POINTS // (rows * columns)))
+    layers = np.indices((count, rows, columns)).reshape(3, -1).T
+    layers[:, 0] = ((layers[:, 0] + 0.5) * layers_total / count).astype(int)  # spread: cells outside cost nobody anything
+    layers += 1
     points = lattice.points(layers).astype(np.float32)
 
     def ours() -> NDArray[np.float32]:
@@ -332,7 +336,6 @@ def measure_extraction(
 def main() -> int:
     """Print the table; returns 1 if a promise is broken."""
     parser = argparse.ArgumentParser(prog="python -m tests.full_size_bench", description=__doc__)
-    parser.add_argument("--dense-512", action="store_true", help="also read 512^3 points: about a minute of CPU time")
     parser.add_argument("--picture", type=Path, help="write views of the fitted head here, to judge it by eye")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch (default: %(default)s)")
     given = parser.parse_args()
@@ -342,7 +345,7 @@ def main() -> int:
     print(f"{'':<42}{'':>10} {'':<10}{'wall s':>9}  limit")
     table = Table()
     generator = filled_generator(PANOHEAD)
-    measure_synthesis(table, generator, (128, 256, 512) if given.dense_512 else (128, 256))
+    measure_synthesis(table, generator, (128, 256, 512))
     with table.timed("fitting a head to measure on"):
         tri_grid = fit_head(generator, starter_distance(ASTRONAUT))
     mesh = measure_extraction(table, generator, tri_grid, compared=256, grids=(256, 512))

@@ -1,4 +1,4 @@
-"""The dual encoders' files in the form their authors publish, small, for the generator of published_pickle."""
+"""The dual encoders' files in the form their authors publish, for the generators of published_pickle."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from inference.generator import PANOHEAD
 from inference.panohead_encoders import (
     GradualStyleEncoder,
     ResidualEncoderConfig,
@@ -37,23 +38,22 @@ class EncoderFiles:
         return [self.visible, self.occluded, self.latent_avg]
 
 
-def encoder_state(seed: int) -> dict[str, Tensor]:
-    """Both stages, small, for the generator of the published pickle, as a training names them."""
+def encoder_state(seed: int, full: bool = False) -> dict[str, Tensor]:
+    """Both stages for the generator of the published pickle, as a training names them, small or with their sizes."""
     torch.manual_seed(seed)
     config = published.tiny_config()
     channels = 3 * config.plane_channels * config.planes_depth
-    stages = {
-        "psp_encoder": GradualStyleEncoder(StyleEncoderConfig(TINY_WIDTHS, config.num_ws)),
-        "triplanenet_encoder": TriGridResidualEncoder(
-            ResidualEncoderConfig(2, TINY_WIDTHS, "nearest", (64, 48, 32, 16), head_channels=8, plane_channels=channels)
-        ),
-    }
+    style, residual = StyleEncoderConfig(), ResidualEncoderConfig()
+    if not full:
+        style = StyleEncoderConfig(TINY_WIDTHS, config.num_ws)
+        residual = ResidualEncoderConfig(2, TINY_WIDTHS, "nearest", (64, 48, 32, 16), 8, channels)
+    stages = {"psp_encoder": GradualStyleEncoder(style), "triplanenet_encoder": TriGridResidualEncoder(residual)}
     return {f"{stage}.{key}": value for stage, network in stages.items() for key, value in network.state_dict().items()}
 
 
-def write_encoders(folder: Path, states: dict[str, dict[str, Tensor]]) -> EncoderFiles:
+def write_encoders(folder: Path, states: dict[str, dict[str, Tensor]], full: bool = False) -> EncoderFiles:
     """Save both encoders' tensors and an average latent under their published names."""
-    config = published.tiny_config()
+    config = PANOHEAD if full else published.tiny_config()
     average = torch.randn(config.num_ws, config.w_dim, generator=torch.Generator().manual_seed(3))
     visible, occluded, latent_avg = (folder / name for name in ENCODER_FILE_NAMES)
     files = EncoderFiles(visible, occluded, latent_avg, states, average)
@@ -63,9 +63,9 @@ def write_encoders(folder: Path, states: dict[str, dict[str, Tensor]]) -> Encode
     return files
 
 
-def write_published(folder: Path) -> list[Path]:
-    """Generator, encoders and average latent as a user downloads them."""
+def write_published(folder: Path, full: bool = False) -> list[Path]:
+    """Generator, encoders and average latent as a user downloads them; `full` writes some gigabytes."""
     generator = folder / "easy-khair.pkl"
-    generator.write_bytes(published.dumps(published.published_content()))
-    states = {"visible": encoder_state(1), "occluded": encoder_state(2)}
-    return [generator, *write_encoders(folder, states).paths]
+    generator.write_bytes(published.dumps(published.published_content(full)))
+    states = {"visible": encoder_state(1, full), "occluded": encoder_state(2, full)}
+    return [generator, *write_encoders(folder, states, full).paths]

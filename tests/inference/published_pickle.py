@@ -1,4 +1,4 @@
-"""A pickle in the form PanoHead publishes, of a small generator filled by the parity rule, written without PanoHead.
+"""A pickle in the form PanoHead publishes, of a generator filled by the parity rule, written without PanoHead.
 
 The classes the file names exist only while it is written: their modules are made up, and gone before anything is read.
 """
@@ -23,13 +23,15 @@ import torch
 from torch import Tensor, nn
 
 from inference.conversion import PLANE_AXES
-from inference.generator import GeneratorConfig, TriPlaneGenerator
+from inference.generator import PANOHEAD, GeneratorConfig, TriPlaneGenerator
 
 from .parity_weights import fill
 
 KWARGS = json.loads((Path(__file__).parent.parent / "data" / "parity_tiny.json").read_text())["kwargs"]
 # The published class; the fixture's small one follows the same law.
 KWARGS["rendering_kwargs"]["superresolution_module"] = "training.superresolution.SuperresolutionHybrid8XDC"
+FULL_SIZES: dict[str, Any] = {"z_dim": 512, "w_dim": 512, "channel_base": 32768, "channel_max": 512}
+FULL_RENDERING = {"triplane_size": 256, "depth_resolution": 48, "depth_resolution_importance": 48}
 RENDER_RESOLUTION = 16  # px, of the fixture
 MODULE_SRC = "raise SystemExit('the source in the file was run')\n"
 CLASS_OF_PART = {
@@ -121,23 +123,32 @@ def tiny_config() -> GeneratorConfig:
     )
 
 
-def filled_state() -> tuple[dict[str, Tensor], set[str]]:
-    """The tiny generator's tensors by key, and which of them are parameters."""
-    generator = TriPlaneGenerator(tiny_config())
+def full_kwargs() -> dict[str, Any]:
+    """What the published generator was made with."""
+    kwargs = copy.deepcopy(KWARGS) | FULL_SIZES | {"img_resolution": 512}
+    kwargs["sr_kwargs"] |= {name: FULL_SIZES[name] for name in ("channel_base", "channel_max")}
+    kwargs["rendering_kwargs"] |= FULL_RENDERING | {"image_resolution": 512}
+    return kwargs
+
+
+def filled_state(config: GeneratorConfig | None = None) -> tuple[dict[str, Tensor], set[str]]:
+    """A generator's tensors by key, and which of them are parameters; of the tiny one when no config is given."""
+    generator = TriPlaneGenerator(config or tiny_config())
     state = {key: torch.from_numpy(fill(key, tuple(value.shape))) for key, value in generator.state_dict().items()}
     return state, {key for key, _ in generator.named_parameters()}
 
 
-def published_generator() -> Persistent:
-    """G_ema with the modules, attributes and oddities of the published file."""
+def published_generator(full: bool = False) -> Persistent:
+    """G_ema with the modules, attributes and oddities of the published file, small or with its sizes."""
+    kwargs, config = (full_kwargs(), PANOHEAD) if full else (copy.deepcopy(KWARGS), tiny_config())
     root = Persistent(
         "TriPlaneGenerator",
-        _init_kwargs=copy.deepcopy(KWARGS),
-        rendering_kwargs=EasyDict(copy.deepcopy(KWARGS["rendering_kwargs"]), box_warp=np.float64(1.0)),
-        neural_rendering_resolution=RENDER_RESOLUTION,
+        _init_kwargs=kwargs,
+        rendering_kwargs=EasyDict(copy.deepcopy(kwargs["rendering_kwargs"]), box_warp=np.float64(1.0)),
+        neural_rendering_resolution=config.render_resolution,
         _last_planes=None,
     )
-    state, parameters = filled_state()
+    state, parameters = filled_state(config)
     for key, value in state.items():
         *path, name = key.split(".")
         here: Any = root
@@ -175,15 +186,15 @@ def module_for(path: list[str]) -> Any:
     return Persistent(kind)
 
 
-def published_content() -> dict[str, Any]:
+def published_content(full: bool = False) -> dict[str, Any]:
     """What the published pickle holds: both generators, the discriminator, and how they were trained."""
     discriminator = Persistent("MaskDualDiscriminatorV2")
     discriminator.state["_parameters"]["weight"] = nn.Parameter(torch.ones(3, 3))
     return {
         "training_set_kwargs": EasyDict(class_name="training.dataset.MaskLabeledDataset", path="/data", max_size=None),
-        "G": published_generator(),
+        "G": published_generator(full),
         "D": discriminator,
-        "G_ema": published_generator(),
+        "G_ema": published_generator(full),
         "augment_pipe": None,
     }
 
