@@ -291,7 +291,7 @@ def share_of_published(head: Field, generator: TriPlaneGenerator, planes: Tensor
     layers_total, rows, columns = lattice.shape
     count = min(layers_total, max(1, COMPARED_POINTS // (rows * columns)))
     layers = np.indices((count, rows, columns)).reshape(3, -1).T
-    layers[:, 0] = ((layers[:, 0] + 0.5) * layers_total / count).astype(int)  # spread: cells outside cost nobody anything
+    layers[:, 0] = ((layers[:, 0] + 0.5) * layers_total / count).astype(int)  # spread: near the sides much is empty
     layers += 1
     points = lattice.points(layers).astype(np.float32)
 
