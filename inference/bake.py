@@ -27,9 +27,10 @@ from .mirror import MirrorPaint, mirror_paint
 from .model_views import ModelViews, ViewPaint
 from .photo import Photo
 from .progress import Progress
-from .raster import fragment_chunks, sample_image
+from .raster import face_chunks, fragments_of, sample_image
 from .resampling import transform_points
 from .shading import even_gain, fit_light
+from .side_by_side import in_order
 from .surface import Mesh, weld
 
 FloatArray = NDArray[np.floating]
@@ -217,12 +218,14 @@ def bake(
     def photo_at(on_crop: FloatArray) -> NDArray[np.float32]:
         return sample_image(pixels, transform_points(pixels_from_crop, on_crop)) / np.float32(255)
 
-    size = (texture_size, texture_size)
+    size, fine_px = (texture_size, texture_size), fine_uv * texture_size
     albedo = np.zeros((*size, 3), dtype=np.uint8)
     visibility_map = np.zeros(size, dtype=np.uint8)
     covered = np.zeros(size, dtype=bool)
-    for done, cover in fragment_chunks(fine_uv * texture_size, fine.faces, size):
-        progress(0.4 + 0.5 * done, "Painting")
+
+    def paint_faces(part: slice) -> None:
+        """Every texel belongs to one face, so runs of faces can be painted side by side."""
+        cover = fragments_of(part, fine_px, fine.faces, size)
         values = cover.interpolate(vertex_values, fine.faces)
         colour, weight = values[:, column["matched"]], values[:, column["facing"]][:, 0]
         if paint is not None:
@@ -246,6 +249,9 @@ def bake(
         albedo[cover.row, cover.column] = np.rint(np.clip(colour, 0, 1) * 255)
         visibility_map[cover.row, cover.column] = np.rint(weight * 255)
         covered[cover.row, cover.column] = True
+
+    for part, _ in in_order(paint_faces, face_chunks(fine_px, fine.faces)):
+        progress(0.4 + 0.5 * part.stop / len(fine.faces), "Painting")
 
     progress(0.9, "Padding the texture")
     painted = fill_uncovered(np.dstack([albedo, visibility_map]), covered)

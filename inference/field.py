@@ -19,6 +19,7 @@ from .tri_grid import TriGrid, cell_by_cell
 
 CHUNK = 1 << 14  # points decoded at once: their features stay in a CPU's cache; measured fastest of 2^12 to 2^18
 DEVICE_CHUNK = 1 << 18  # on a GPU, where starting a kernel costs more than memory; about 300 MB with PanoHead's sizes
+MOST_THREADS = 16  # on a CPU: each has a chunk and its features, some 20 MB
 SMALLEST_CHUNK = 1 << 10  # where even this does not fit, halving further will not help
 
 
@@ -34,9 +35,7 @@ class Field:
         self._planes = cell_by_cell(tri_grid.planes[None])
         self._w = None if w is None else w[None]
         on_cpu = tri_grid.planes.device.type == "cpu"
-        self._chunks = (
-            Chunks(CHUNK, SMALLEST_CHUNK, torch.get_num_threads()) if on_cpu else Chunks(DEVICE_CHUNK, SMALLEST_CHUNK)
-        )
+        self._chunks = Chunks(CHUNK, SMALLEST_CHUNK, MOST_THREADS) if on_cpu else Chunks(DEVICE_CHUNK, SMALLEST_CHUNK)
         self.box_side = tri_grid.box_side
         self.level = generator.config.surface_sigma
 

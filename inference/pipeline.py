@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -36,6 +36,7 @@ from .preview import preview_sheet
 from .progress import Progress, Stages, silent
 from .quality import Quality, landmark_nme, matte_iou, visible_share
 from .refinement import LEVELS, Refinement, WarpedField, refine
+from .side_by_side import in_order
 from .silhouette import ColouredField, carve
 from .stitching import occlusion_mask, seen_surface, stitch
 from .surface import METRES_PER_UNIT, NECKS, Mesh, border_loops, extract, height_m, is_watertight, metres_from_head
@@ -144,12 +145,16 @@ def write_result(
         preview = preview_sheet(made.head, made.portrait, step)
     with whole_folder(out_dir) as folder:
         with stages.stage("write", "Writing the files"):
-            write_glb(made.head, folder / "head.glb")
-            portrait_picture(made.portrait).save(folder / "portrait.png")
-            preview.save(folder / "preview.png")
             head = made.head
             finished = FinishedMesh(head.mesh, head.uv, head.visibility, head.visibility_map)
-            head_file.write(folder, made.source, finished, models.head)
+            files: list[Callable[[], object]] = [  # the longest first
+                lambda: write_glb(head, folder / "head.glb"),
+                lambda: head_file.write(folder, made.source, finished, models.head),
+                lambda: preview.save(folder / "preview.png"),
+                lambda: portrait_picture(made.portrait).save(folder / "portrait.png"),
+            ]
+            for _ in in_order(lambda write: write(), files):
+                pass
         report = make_report(options, models.head, made, stages.seconds, made_by, notes)
         text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
         (folder / "head.json").write_text(text + "\n", encoding="utf-8")

@@ -11,6 +11,7 @@ from .bake import TexturedHead
 from .camera import Camera, orbit_camera
 from .progress import Progress
 from .raster import rasterise_view, sample_image
+from .side_by_side import in_order
 from .surface import vertex_normals
 
 VIEW_SIZE = 320  # px of one view in the sheet
@@ -25,9 +26,13 @@ KEY_LIGHT = np.array([0.35, 0.5, 0.8])  # towards the light, in camera axes with
 def preview_sheet(head: TexturedHead, portrait: AlignedPortrait, progress: Progress) -> Image.Image:
     """Three rows of three: the portrait, then eight views around the head, every 45 degrees, lit softly."""
     tiles = [_shrunk(portrait.image, VIEW_SIZE)]
-    for number, azimuth_deg in enumerate(AROUND_DEG):
-        progress(number / len(AROUND_DEG), "Drawing the preview")
-        tiles.append(draw_view(head, orbit_camera(azimuth_deg), VIEW_SIZE, shaded=True))
+
+    def drawn(azimuth_deg: float) -> NDArray[np.uint8]:
+        return draw_view(head, orbit_camera(azimuth_deg), VIEW_SIZE, shaded=True)
+
+    for _, view in in_order(drawn, AROUND_DEG):
+        progress(len(tiles) / len(AROUND_DEG), "Drawing the preview")
+        tiles.append(view)
     return Image.fromarray(np.concatenate([np.concatenate(tiles[row : row + 3], axis=1) for row in (0, 3, 6)]))
 
 

@@ -164,14 +164,24 @@ def rasterise_view(vertices: FloatArray, faces: IntArray, camera: Camera, size: 
 
 def fragment_chunks(points_px: FloatArray, faces: IntArray, size: tuple[int, int]) -> Iterator[tuple[float, Fragments]]:
     """`fragments`, a bounded number at a time, each with the share of the work done before it."""
+    for part in face_chunks(points_px, faces):
+        yield part.start / len(faces), fragments_of(part, points_px, faces, size)
+
+
+def face_chunks(points_px: FloatArray, faces: IntArray) -> list[slice]:
+    """Runs of faces that have a bounded number of fragments each."""
     corners = np.asarray(points_px, dtype=np.float64)[faces]
     extent = np.ptp(corners, axis=1) + 1.0
     # Half the bounding box, about: a bound on memory need not be exact.
     chunk_of_face = (np.cumsum(extent[:, 0] * extent[:, 1] / 2) // CHUNK_FRAGMENTS).astype(np.int64)
-    starts = np.flatnonzero(np.diff(chunk_of_face, prepend=-1))
-    for start, end in zip(starts, [*starts[1:], len(faces)], strict=True):
-        cover = fragments(points_px, faces[start:end], size)
-        yield start / len(faces), Fragments(cover.face + start, cover.row, cover.column, cover.barycentric)
+    starts = np.flatnonzero(np.diff(chunk_of_face, prepend=-1)).tolist()
+    return [slice(start, end) for start, end in zip(starts, [*starts[1:], len(faces)], strict=True)]
+
+
+def fragments_of(part: slice, points_px: FloatArray, faces: IntArray, size: tuple[int, int]) -> Fragments:
+    """`fragments` of a run of the faces, with their indices among all."""
+    cover = fragments(points_px, faces[part], size)
+    return Fragments(cover.face + part.start, cover.row, cover.column, cover.barycentric)
 
 
 def sample_image(image: NDArray[Any], points_px: FloatArray) -> NDArray[np.float32]:
