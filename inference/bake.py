@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage, sparse
-from scipy.sparse.linalg import splu
 
 from .alignment import AlignedPortrait
 from .camera import project, unproject
@@ -31,6 +30,7 @@ from .raster import face_chunks, fragments_of, sample_image
 from .resampling import transform_points
 from .shading import even_gain, fit_light
 from .side_by_side import in_order
+from .sparse_systems import factorised, stiffness_and_area
 from .surface import Mesh, weld
 
 FloatArray = NDArray[np.floating]
@@ -372,10 +372,10 @@ def spread_over_surface(
     Returns: (v, k), the minimiser of weight (f - values)^2 + smoothness^2 |grad f|^2 + (smoothness / reach)^2 f^2, the
              last where the trust is 0: a membrane that decays over the reach.
     """
-    stiffness, area = _stiffness_and_area(mesh)
+    stiffness, area = stiffness_and_area(mesh.vertices, mesh.faces)
     decay = (CORRECTION_SMOOTHNESS / reach) ** 2 * (1.0 - weight)
     system = CORRECTION_SMOOTHNESS**2 * stiffness + sparse.diags(area * (weight + decay))
-    return splu(system.tocsc()).solve((area * weight)[:, None] * values)
+    return factorised(system).solve((area * weight)[:, None] * values)
 
 
 def fill_uncovered(image: NDArray[np.uint8], covered: NDArray[np.bool_]) -> NDArray[np.uint8]:
@@ -577,26 +577,3 @@ def _photo_pixels(
     factor = max(1, int(photo_px_per_texel))
     to_part = np.diag([1 / factor, 1 / factor, 1.0]) @ np.array([[1, 0, -left], [0, 1, -top], [0, 0, 1]])
     return np.asarray(pixels.reduce(factor)), to_part @ portrait.photo_from_crop
-
-
-def _stiffness_and_area(mesh: Mesh) -> tuple[sparse.csr_matrix, FloatArray]:
-    """(v, v) stiffness of linear elements and (v,) the area that belongs to each vertex, box units squared.
-
-    Cotangents of blunt angles are negative and would let the membrane overshoot; they count as 0.
-    """
-    count = len(mesh.vertices)
-    rows, columns, weights = [], [], []
-    area = np.zeros(count)
-    for corner in range(3):
-        at, left, right = (mesh.faces[:, (corner + step) % 3] for step in range(3))
-        first, second = mesh.vertices[left] - mesh.vertices[at], mesh.vertices[right] - mesh.vertices[at]
-        doubled_area = np.linalg.norm(np.cross(first, second), axis=1)
-        half_cotangent = np.maximum(np.einsum("ij,ij->i", first, second), 0.0) / (2 * doubled_area)
-        rows += [left, right]
-        columns += [right, left]
-        weights += [half_cotangent, half_cotangent]
-        area += np.bincount(at, doubled_area / 6, minlength=count)
-    pulls = sparse.csr_matrix(
-        (np.concatenate(weights), (np.concatenate(rows), np.concatenate(columns))), shape=(count, count)
-    )
-    return (sparse.diags(np.asarray(pulls.sum(axis=1)).ravel()) - pulls).tocsr(), area

@@ -21,6 +21,7 @@ from scipy.sparse.linalg import SuperLU, splu
 from scipy.spatial import cKDTree
 
 from .progress import Progress
+from .sparse_systems import factorised
 
 FloatArray = NDArray[np.floating]
 IntArray = NDArray[np.integer]
@@ -41,7 +42,6 @@ SHORTEST_OF_THREE = 0.1  # of a triangle's longest side: Tutte's embedding would
 BLUNTEST = 0.999  # cosine: needles and blunt triangles count as no worse, for their weights to be of use
 SHORTEST_SIDE = 1e-3  # of the mean side of the border: shorter ones count as this long
 GAP = 0.2  # of the shorter sides about there: border that comes nearer to border is pushed off
-SYMMETRIC = {"SymmetricMode": True}  # of SuperLU: half the fill for a matrix that is positive definite
 PIN = 1e-9  # against the Laplacian's diagonal: fixes where the piece lies, which the energy does not care about
 
 
@@ -265,7 +265,7 @@ def _relax(uv: FloatArray, rest: _Rest, rim: _Rim, progress: Progress) -> FloatA
         progress(step_number / MAX_STEPS, "Unwrapping")
         if step_number % REFACTOR == 0:
             laplacian = _stiffness(rest, jacobian)
-            factors = splu(laplacian, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options=SYMMETRIC)
+            factors = factorised(laplacian)
         direction = _descent(gradient, pairs, factors)
         slope = float(np.vdot(gradient, direction))
         if slope >= 0:  # rounding has spoilt the memory, or nothing is left to gain

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from ..messages import Options
 from ..pipeline import SHARES, VIEWS_SHARE, Models, field_of, memory_shortage_named, paint
 from ..progress import Progress, Stages, silent
 from ..reuse import folder_albedo
+from ..side_by_side import in_order
 from ..silhouette import ColouredField
 from ..surface import Mesh
 from ..template import EYE_LEFT, LANDMARKS, SKIN, RigTemplate, load_rig_template, triangles
@@ -96,15 +97,15 @@ def make_rig(
             skin = paint_bare_skin(template, fit.photographed, baked, fit.skin, hair.covering, hair.colour)
             face = sampled(template, skin, (SKIN,))[fit.skin > SHOWN_SKIN]
             iris = read_iris(portrait)
-            pictures = {
-                SKIN_NAME: skin,
-                NORMAL_NAME: normal_map(template, fit.photographed, fit.skin, seen.nearest, options.texture),
-                SURFACE_NAME: surface_map(template, hair.covering, options.texture),
-                EYES_NAME: paint_eyes(template, iris),
-                MOUTH_NAME: paint_mouth(template, np.median(face, axis=0) if len(face) else GREY),
+            tasks: dict[str, Callable[[], NDArray[np.uint8]]] = {  # the longest first
+                NORMAL_NAME: lambda: normal_map(template, fit.photographed, fit.skin, seen.nearest, options.texture),
+                MOUTH_NAME: lambda: paint_mouth(template, np.median(face, axis=0) if len(face) else GREY),
+                EYES_NAME: lambda: paint_eyes(template, iris),
+                SURFACE_NAME: lambda: surface_map(template, hair.covering, options.texture),
             }
             if len(hair.mesh.faces):
-                pictures[HAIR_NAME] = hair_picture(hair, albedo)
+                tasks[HAIR_NAME] = lambda: hair_picture(hair, albedo)
+            pictures = {SKIN_NAME: skin} | dict(in_order(lambda name: tasks[name](), [*tasks]))
         with stages.stage("write", "Writing the files"):
             files = write_rig(folder, rig_arrays(template, fit, hair), pictures)
     return {

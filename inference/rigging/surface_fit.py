@@ -10,11 +10,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from scipy.sparse.linalg import splu
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
 from ..progress import Progress
+from ..sparse_systems import factorised, stiffness_and_area
 from ..surface import NECK_CUT_Y
 from ..template import MOUTH, PARTS, SKIN, SOCKET, RigTemplate, triangles
 from .observation import Observation
@@ -32,36 +32,14 @@ EAR_GROWTH = (0.85, 1.2)  # against the template's, after the head's own size
 BELOW_HAIR = 2 * MM  # the scalp stays so far inside the scan
 EAR_SHARE = 0.3  # of the painted region, from which on a vertex is the ear's
 EAR_ROOT, EAR_ROOT_BEHIND = 10 * MM, 24 * MM  # around it, before it and behind or above: there the head goes along
+COTANGENTS = (0.05, 20.0)  # bounds: no side is slack, and none as stiff as a sliver's
 INSIDE_TRUST = 0.5  # of the plane that keeps it there
-
-
-def stiffness_and_area(vertices: FloatArray, faces: IntArray) -> tuple[sparse.csr_matrix, FloatArray]:
-    """(v, v) cotangent stiffness, weights of blunt corners at 0, and (v,) each vertex's share of the area.
-
-    Vertices of no face get a unit of area and no stiffness.
-    """
-    count = len(vertices)
-    rows, columns, weights = [], [], []
-    area = np.zeros(count)
-    for corner in range(3):
-        at, left, right = (faces[:, (corner + step) % 3] for step in range(3))
-        first, second = vertices[left] - vertices[at], vertices[right] - vertices[at]
-        doubled = np.maximum(np.linalg.norm(np.cross(first, second), axis=1), 1e-12)
-        cotangent = np.clip(np.einsum("ij,ij->i", first, second) / doubled, 0.05, 20.0) / 2
-        rows += [left, right]
-        columns += [right, left]
-        weights += [cotangent, cotangent]
-        area += np.bincount(at, doubled / 6, minlength=count)
-    pulls = sparse.csr_matrix(
-        (np.concatenate(weights), (np.concatenate(rows), np.concatenate(columns))), shape=(count, count)
-    )
-    stiffness = sparse.diags(np.asarray(pulls.sum(axis=1)).ravel()) - pulls
-    return stiffness.tocsr(), np.where(area > 0, area, 1.0)
 
 
 def plate(vertices: FloatArray, faces: IntArray) -> tuple[sparse.csr_matrix, FloatArray]:
     """(v, v) bending energy of displacements, integral of the squared Laplacian, and (v,) areas."""
-    stiffness, area = stiffness_and_area(vertices, faces)
+    stiffness, area = stiffness_and_area(vertices, faces, *COTANGENTS)
+    area = np.where(area > 0, area, 1.0)  # vertices of no face
     return (stiffness.T @ sparse.diags(1 / area) @ stiffness).tocsr(), area
 
 
@@ -111,9 +89,9 @@ def fit_surface(
         sideways = np.einsum("lai,laj->lij", across[on_skin], across[on_skin]) * weight[:, None, None]
         seen_at = np.einsum("lij,lj->li", sideways, seen.camera.position - points)
         blocks = _block_diagonal(planes) + pick3.T @ _block_diagonal(sideways) @ pick3
-        system = (length**4 * bending3 + blocks).tocsc()
+        system = length**4 * bending3 + blocks
         right = pull.ravel() + pick3.T @ seen_at.ravel()
-        vertices[:count] = start[:count] + splu(system).solve(right).reshape(-1, 3)
+        vertices[:count] = start[:count] + factorised(system).solve(right).reshape(-1, 3)
     return ears_carried(template, shape, vertices)
 
 
