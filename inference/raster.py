@@ -124,21 +124,20 @@ def rasterise(points_px: FloatArray, faces: IntArray, size: tuple[int, int], dep
     """
     cover = fragments(points_px, faces, size)
     height, width = size
-    pixel = cover.row * width + cover.column
-    barycentric = cover.barycentric
+    pixel, face, barycentric = cover.row * width + cover.column, cover.face, cover.barycentric
+    depth_map = np.full(height * width, np.inf, dtype=np.float32)
     fragment_depth = np.zeros(len(pixel), dtype=np.float32)
     if depth is not None:
         # Depth is not linear in the picture, its inverse is.
-        barycentric = barycentric / np.asarray(depth)[faces][cover.face].astype(np.float32)
+        barycentric = barycentric / np.asarray(depth)[faces][face].astype(np.float32)
         fragment_depth = 1.0 / barycentric.sum(axis=1)
         barycentric = barycentric * fragment_depth[:, None]
-        far_to_near = np.argsort(-fragment_depth)
-        pixel, barycentric = pixel[far_to_near], barycentric[far_to_near]
-        fragment_depth, face = fragment_depth[far_to_near], cover.face[far_to_near]
-    else:
-        face = cover.face
+        np.minimum.at(depth_map, pixel, fragment_depth)
+        nearest = np.flatnonzero(fragment_depth == depth_map[pixel])
+        pixel, face, barycentric = pixel[nearest], face[nearest], barycentric[nearest]
+        fragment_depth = fragment_depth[nearest]
 
-    # Where an index repeats, numpy keeps the value written last: the nearest.
+    # Where an index repeats, numpy keeps the value written last.
     winner = np.full(height * width, NO_FACE, dtype=np.int64)
     winner[pixel] = np.arange(len(pixel))
     seen = np.flatnonzero(winner != NO_FACE)
@@ -147,7 +146,6 @@ def rasterise(points_px: FloatArray, faces: IntArray, size: tuple[int, int], dep
     face_map[seen] = face[winner]
     barycentric_map = np.zeros((height * width, 3), dtype=np.float32)
     barycentric_map[seen] = barycentric[winner]
-    depth_map = np.full(height * width, np.inf, dtype=np.float32)
     depth_map[seen] = fragment_depth[winner]
     return Raster(
         face_map.reshape(height, width),
