@@ -42,6 +42,10 @@ SMALLEST_RADIUS_PX = 3.0  # of the crop
 LEAST_OPEN = 0.45  # height between the lids, of the iris' width
 LEAST_CONTRAST, LEAST_WHITE = 0.06, 0.15  # lightness of the white above the iris' and at all: not behind dark glasses
 MOST_GAIN = 2.0  # eyes lie in the brows' shade: by so much the iris may become lighter when the white becomes white
+# How light the eyes are painted, of eyes in full light. Skin keeps much of the photo's light, and full white beside it
+# stares; lids and brows of the rig give shade of their own, which takes the rest.
+OWN_SHADE = 0.85
+LEAST_EXPOSURE, GUESSED_EXPOSURE = 0.7, 0.85
 BROWN = np.array([0.36, 0.22, 0.13])  # sRGB: the commonest iris
 
 WHITE = np.array([0.91, 0.88, 0.85])  # sRGB of the white in front
@@ -53,10 +57,14 @@ PUPIL_COLOUR = 0.012
 
 @dataclass(frozen=True)
 class IrisColour:
-    """srgb (3,) in [0, 1]; known: False where the photo did not show it and brown stands for it."""
+    """srgb (3,) in [0, 1] in full light; known: False where the photo did not show it and brown stands for it.
+
+    exposure: how light the eyes are painted, white and all, of eyes in full light.
+    """
 
     srgb: FloatArray
     known: bool
+    exposure: float = GUESSED_EXPOSURE
 
 
 def read_iris(portrait: AlignedPortrait) -> IrisColour:
@@ -65,12 +73,16 @@ def read_iris(portrait: AlignedPortrait) -> IrisColour:
     colours = [one for one in found if one is not None]
     if not colours:
         return IrisColour(BROWN, False)
-    weight = np.array([count for _, count in colours], dtype=float)
-    return IrisColour(np.average([colour for colour, _ in colours], axis=0, weights=weight), True)
+    weight = np.array([count for _, _, count in colours], dtype=float)
+    colour = np.average([colour for colour, _, _ in colours], axis=0, weights=weight)
+    white = np.average([white for _, white, _ in colours], weights=weight)
+    return IrisColour(colour, True, float(np.clip(white / (OWN_SHADE * WHITE_LUMA), LEAST_EXPOSURE, 1.0)))
 
 
-def read_eye(image: FloatArray, landmarks_px: FloatArray, eye: int) -> tuple[FloatArray, int] | None:
-    """(3,) sRGB of one iris and by how many pixels, or None where the eye is closed, small, or hidden.
+def read_eye(image: FloatArray, landmarks_px: FloatArray, eye: int) -> tuple[FloatArray, float, int] | None:
+    """(3,) sRGB of one iris in full light, lightness of the white as it is, and by how many pixels of the iris.
+
+    None where the eye is closed, small, or hidden.
 
     image: (s, s, 3) in [0, 1]; landmarks_px: (478, 2); eye: place in IRISES.
     """
@@ -93,7 +105,7 @@ def read_eye(image: FloatArray, landmarks_px: FloatArray, eye: int) -> tuple[Flo
     if lightness < max(LEAST_WHITE, darkness + LEAST_CONTRAST):
         return None
     gain = np.clip(WHITE_LUMA / lightness, 1.0, MOST_GAIN)
-    return np.clip(iris[0] * gain, 0.02, 0.9), iris[1]
+    return np.clip(iris[0] * gain, 0.02, 0.9), lightness, iris[1]
 
 
 def _middle_of(pixels: FloatArray) -> tuple[FloatArray, int] | None:
@@ -118,7 +130,7 @@ def paint_eyes(template: RigTemplate, iris: IrisColour, side: int = SIDE) -> NDA
         ray = (cover.interpolate(template.vertices, faces) - ball.centre).astype(np.float32)
         ray /= np.maximum(np.linalg.norm(ray, axis=1, keepdims=True), 1e-12)
         along, upwards, aside = (ray @ np.stack([gaze, up, right], axis=1).astype(np.float32)).T
-        return eye_colour(np.arccos(np.clip(along, -1, 1)), np.arctan2(upwards, aside), iris.srgb)
+        return iris.exposure * eye_colour(np.arccos(np.clip(along, -1, 1)), np.arctan2(upwards, aside), iris.srgb)
 
     return painted(template, (EYE_LEFT,), side, shade)
 

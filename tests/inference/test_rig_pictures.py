@@ -11,7 +11,16 @@ from inference.face_region import EYE_OUTLINES
 from inference.photo_check import LUMA
 from inference.raster import fragments
 from inference.rigging.bare_skin import paint_bare_skin
-from inference.rigging.eyes import BROWN, IRISES, IrisColour, paint_eyes, read_iris
+from inference.rigging.eyes import (
+    BROWN,
+    IRISES,
+    LEAST_EXPOSURE,
+    OWN_SHADE,
+    WHITE_LUMA,
+    IrisColour,
+    paint_eyes,
+    read_iris,
+)
 from inference.rigging.mouth import paint_mouth, tongue_share, tooth_places
 from inference.rigging.nearest import NearestPoints
 from inference.rigging.neutral import Eyeball
@@ -156,6 +165,18 @@ def test_the_iris_has_the_colour_of_the_photos():
     np.testing.assert_allclose(found.srgb, BLUE, atol=0.02)
 
 
+def test_eyes_in_shade_are_painted_darker_as_a_whole_but_never_black(template):
+    bright = drawn_eyes(BLUE)
+    light, shade, night = (
+        read_iris(DrawnPortrait((bright.image * share).astype(np.uint8), bright.landmarks)) for share in (1, 0.75, 0.4)
+    )
+    assert light.exposure == 1.0
+    assert shade.exposure == pytest.approx(0.75 * 0.88 / (OWN_SHADE * WHITE_LUMA), abs=0.02)
+    assert night.exposure == LEAST_EXPOSURE
+    full, dim = (paint_eyes(template, IrisColour(BLUE, True, exposure), 128) for exposure in (1.0, 0.75))
+    np.testing.assert_allclose(dim, full * 0.75, atol=2)  # of 255, twice rounded
+
+
 def test_closed_eyes_tiny_eyes_and_dark_glasses_give_brown_and_say_so():
     glasses = drawn_eyes(np.full(3, 0.1))
     dark = DrawnPortrait((glasses.image // 12).astype(np.uint8), glasses.landmarks)
@@ -168,7 +189,7 @@ def test_closed_eyes_tiny_eyes_and_dark_glasses_give_brown_and_say_so():
 def test_the_iris_is_as_wide_on_the_ball_as_in_people(template):
     """11.7 mm on a ball of 24 mm, in the eyes of both sides."""
     side = 512
-    picture = paint_eyes(template, IrisColour(BLUE, True), side) / 255
+    picture = paint_eyes(template, IrisColour(BLUE, True, exposure=1.0), side) / 255
     for part in (EYE_LEFT, EYE_RIGHT):
         ball = Eyeball.of(template, template.vertices, part)
         gaze = template.vertices[template.vertices_of(part)[0]] - ball.centre
