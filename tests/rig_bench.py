@@ -126,8 +126,8 @@ def textured(mesh: Mesh, uv: FloatArray, albedo: NDArray[np.uint8]) -> TexturedH
     return TexturedHead(mesh, uv, albedo, nothing, np.zeros(albedo.shape[:2], np.uint8), {}, "", nothing)
 
 
-def actions_of(folder: Path, template: RigTemplate) -> Actions:
-    """The figures of a written rig's facial actions."""
+def actions_of(folder: Path, template: RigTemplate, crossing: Sequence[str] | None = None) -> Actions:
+    """The figures of a written rig's facial actions. crossing: those searched for crossings, all by default."""
     with np.load(folder / RIG_NAME, allow_pickle=False) as file:
         rig: dict[str, Any] = dict(file)
     neutral = rig["vertices"].astype(np.float64)
@@ -161,7 +161,7 @@ def actions_of(folder: Path, template: RigTemplate) -> Actions:
     faces = triangles(template.faces[template.part <= MOUTH])
     crossings = 0
     resting = _pairs(neutral, faces)
-    for number in range(len(names)):
+    for number in range(len(names)) if crossing is None else map(names.index, crossing):
         own = _pairs(template.vertices + template.expressions[number], faces)
         crossings += len(_pairs(neutral + moves[number], faces) - own - resting)
     return Actions(
