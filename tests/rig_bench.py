@@ -64,7 +64,8 @@ class Actions:
     lid_gap_mm:    largest height left open by a blink.
     lips_apart_mm: distance of the lips' middles when the jaw is open.
     skull_mm:      farthest that an open jaw moves the scalp.
-    crossings:     pairs of triangles that an action makes cross and that do not cross in the template's own.
+    crossings:     pairs of triangles that actions make cross, as far as they are more than in the template's own.
+    other_pairs:   those of them that do not cross in the template's own, however many do there.
     """
 
     pair_share: float
@@ -72,6 +73,7 @@ class Actions:
     lips_apart_mm: float
     skull_mm: float
     crossings: int
+    other_pairs: int
 
 
 @dataclass(frozen=True)
@@ -159,17 +161,20 @@ def actions_of(folder: Path, template: RigTemplate, crossing: Sequence[str] | No
     middle = [rim[np.abs(template.vertices[rim, 0]).argmin()] for rim in (upper, lower)]
     scalp = (template.scalp > 0.9) & (template.vertices[:, 1] > 0)
     faces = triangles(template.faces[template.part <= MOUTH])
-    crossings = 0
+    crossings = other_pairs = 0
     resting = _pairs(neutral, faces)
     for number in range(len(names)) if crossing is None else map(names.index, crossing):
         own = _pairs(template.vertices + template.expressions[number], faces)
-        crossings += len(_pairs(neutral + moves[number], faces) - own - resting)
+        crossed = _pairs(neutral + moves[number], faces) - resting
+        crossings += max(0, len(crossed) - len(own))
+        other_pairs += len(crossed - own)
     return Actions(
         pair_share=float(max(shares)),
         lid_gap_mm=float(max(gaps)) * 1000,
         lips_apart_mm=float(np.linalg.norm(opened[middle[0]] - opened[middle[1]])) * 1000,
         skull_mm=float(np.linalg.norm(moves[names.index("jawOpen")][scalp], axis=1).max()) * 1000,
         crossings=crossings,
+        other_pairs=other_pairs,
     )
 
 

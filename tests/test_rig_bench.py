@@ -23,7 +23,7 @@ GOOD = Row(
     0.20,
     0.22,
     10.0,
-    Actions(pair_share=0.01, lid_gap_mm=0.1, lips_apart_mm=30.0, skull_mm=0.0, crossings=0),
+    Actions(pair_share=0.01, lid_gap_mm=0.1, lips_apart_mm=30.0, skull_mm=0.0, crossings=0, other_pairs=0),
 )
 
 
@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_templates_own_actions_keep_every_promise(folder: Path) -> None:
     acts = actions_of(folder, load_rig_template(), ("jawOpen", "mouthPucker"))
-    assert acts.crossings == 0 and acts.skull_mm < 1.0 and acts.lips_apart_mm > 20.0
+    assert acts.crossings == acts.other_pairs == 0 and acts.skull_mm < 1.0 and acts.lips_apart_mm > 20.0
     assert broken_bounds([replace(GOOD, actions=acts)]) == []
 
 

@@ -45,7 +45,7 @@ MOST_GAIN = 2.0  # eyes lie in the brows' shade: by so much the iris may become 
 # How light the eyes are painted, of eyes in full light. Skin keeps much of the photo's light, and full white beside it
 # stares; lids and brows of the rig give shade of their own, which takes the rest.
 OWN_SHADE = 0.85
-LEAST_EXPOSURE, GUESSED_EXPOSURE = 0.7, 0.85
+LEAST_EXPOSURE, GUESSED_EXPOSURE = 0.45, 0.65
 BROWN = np.array([0.36, 0.22, 0.13])  # sRGB: the commonest iris
 
 WHITE = np.array([0.91, 0.88, 0.85])  # sRGB of the white in front
@@ -92,10 +92,7 @@ def read_eye(image: FloatArray, landmarks_px: FloatArray, eye: int) -> tuple[Flo
     outline = landmarks_px[EYE_OUTLINES[eye]]
     if radius < SMALLEST_RADIUS_PX or np.ptp(outline[:, 1]) < LEAST_OPEN * 2 * radius:
         return None
-    side = len(image)
-    mask = Image.new("L", (side, side))
-    ImageDraw.Draw(mask).polygon([tuple(corner) for corner in outline.tolist()], fill=255)
-    y, x = np.nonzero(np.asarray(mask))
+    y, x = pixels_within(outline, len(image))
     away = np.hypot(x + 0.5 - middle[0], y + 0.5 - middle[1]) / radius
     iris = _middle_of(image[y, x][(away > RING[0]) & (away < RING[1])])
     white = _middle_of(image[y, x][(away > WHITE_RING[0]) & (away < WHITE_RING[1])])
@@ -106,6 +103,14 @@ def read_eye(image: FloatArray, landmarks_px: FloatArray, eye: int) -> tuple[Flo
         return None
     gain = np.clip(WHITE_LUMA / lightness, 1.0, MOST_GAIN)
     return np.clip(iris[0] * gain, 0.02, 0.9), lightness, iris[1]
+
+
+def pixels_within(outline_px: FloatArray, side: int) -> tuple[IntArray, IntArray]:
+    """Rows and columns (n,) of a square picture's pixels within a polygon (k, 2) of x and y."""
+    mask = Image.new("L", (side, side))
+    ImageDraw.Draw(mask).polygon([tuple(corner) for corner in outline_px.tolist()], fill=255)
+    rows, columns = np.nonzero(np.asarray(mask))
+    return rows, columns
 
 
 def _middle_of(pixels: FloatArray) -> tuple[FloatArray, int] | None:

@@ -27,7 +27,7 @@ from .bare_skin import paint_bare_skin
 from .eyes import paint_eyes, read_iris
 from .fit import SHOWN_SKIN, RigFit, fit_rig
 from .hair import cut_hair, hair_field, hair_picture
-from .mouth import paint_mouth
+from .mouth import paint_mouth, read_teeth
 from .observation import observe
 from .rig_file import (
     EYES_NAME,
@@ -97,9 +97,12 @@ def make_rig(
             skin = paint_bare_skin(template, fit.photographed, baked, fit.skin, hair.covering, hair.colour)
             face = sampled(template, skin, (SKIN,))[fit.skin > SHOWN_SKIN]
             iris = read_iris(portrait)
+            teeth = read_teeth(portrait.image / 255, portrait.landmarks[:, :2])
+            if teeth is None:
+                teeth = (1 + iris.exposure) / 2  # darker as the eyes are, but not in the brows' shade
             tasks: dict[str, Callable[[], NDArray[np.uint8]]] = {  # the longest first
                 NORMAL_NAME: lambda: normal_map(template, fit.photographed, fit.skin, seen.nearest, options.texture),
-                MOUTH_NAME: lambda: paint_mouth(template, np.median(face, axis=0) if len(face) else GREY),
+                MOUTH_NAME: lambda: paint_mouth(template, np.median(face, axis=0) if len(face) else GREY, teeth),
                 EYES_NAME: lambda: paint_eyes(template, iris),
                 SURFACE_NAME: lambda: surface_map(template, hair.covering, options.texture),
             }

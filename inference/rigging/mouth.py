@@ -11,6 +11,7 @@ from ..photo_check import LUMA
 from ..raster import Fragments
 from ..seams import pieces
 from ..template import BONES, GUMS, TEETH_LOWER, TEETH_UPPER, RigTemplate
+from .eyes import pixels_within
 from .shape_fit import MM
 from .uv_picture import noise, painted
 
@@ -30,13 +31,41 @@ TONGUE = np.array([0.79, 0.50, 0.48])
 THROAT = np.array([0.30, 0.10, 0.10])  # little light comes back from there
 SKIN_LUMA = (0.25, 0.65)  # of dark and of light skin, between which gums go over
 PAPILLA_MM, PATCH_MM = 0.7, 6.0  # grain of tongue and gums
+# Reading the teeth in the photo, so that they are no lighter than the face around them
+INNER_LIPS = [78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308, 415, 310, 311, 312, 13, 82, 81, 80, 191]
+LEAST_OPEN = 0.12  # height between the lips, of the mouth's width
+FEWEST_PIXELS = 40
+MOST_SATURATION = 0.45  # (most - least) / most of the channels: above, it is gum or tongue
+LEAST_EXPOSURE = 0.55  # of enamel in full light: below, it is the mouth's shade, which a rig's mouth makes itself
 INSIDE_ROW = (4 * MM, 8 * MM)  # from the lower teeth inwards, where gums end and the tongue lies
 
 
-def paint_mouth(template: RigTemplate, skin_colour: FloatArray, side: int = SIDE) -> NDArray[np.uint8]:
+def read_teeth(image: FloatArray, landmarks_px: FloatArray) -> float | None:
+    """How light the teeth are in a portrait, of enamel in full light, from LEAST_EXPOSURE to 1; None if none are seen.
+
+    image: (s, s, 3) in [0, 1]; landmarks_px: (478, 2).
+    """
+    outline = landmarks_px[INNER_LIPS]
+    width, height = np.ptp(outline, axis=0)
+    y, x = pixels_within(outline, len(image))
+    if len(y) < FEWEST_PIXELS or height < LEAST_OPEN * width:
+        return None
+    pixels = image[y, x]
+    luma = pixels @ LUMA
+    light = pixels[luma >= np.median(luma)]
+    pale = (np.ptp(light, axis=1) / np.maximum(light.max(axis=1), 1e-6)) < MOST_SATURATION
+    if pale.mean() < 0.5:
+        return None
+    return float(np.clip(np.median(light[pale] @ LUMA) / (ENAMEL @ LUMA), LEAST_EXPOSURE, 1.0))
+
+
+def paint_mouth(
+    template: RigTemplate, skin_colour: FloatArray, exposure: float = 1.0, side: int = SIDE
+) -> NDArray[np.uint8]:
     """(side, side, 3) uint8 sRGB of teeth, gums and tongue.
 
     skin_colour: (3,) sRGB of the face; gums are darker where skin is.
+    exposure:    how light the teeth are, of enamel in full light.
     """
     points = template.vertices
     teeth = tooth_places(template)
@@ -62,7 +91,7 @@ def paint_mouth(template: RigTemplate, skin_colour: FloatArray, side: int = SIDE
         muscle = TONGUE * furrow * (0.86 + 0.28 * grain)
         soft = soft + tongue[:, None] * (muscle * (0.94 + 0.12 * patch) - soft)
         soft = _mixed(THROAT, soft, smoothstep(place[:, 2], *throat_z))
-        return soft + (tooth > 0.5)[:, None] * (enamel * (0.98 + 0.04 * patch) - soft)
+        return soft + (tooth > 0.5)[:, None] * (exposure * enamel * (0.98 + 0.04 * patch) - soft)
 
     return painted(template, (TEETH_UPPER, TEETH_LOWER, GUMS), side, shade)
 

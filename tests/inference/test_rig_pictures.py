@@ -21,7 +21,7 @@ from inference.rigging.eyes import (
     paint_eyes,
     read_iris,
 )
-from inference.rigging.mouth import paint_mouth, tongue_share, tooth_places
+from inference.rigging.mouth import INNER_LIPS, paint_mouth, read_teeth, tongue_share, tooth_places
 from inference.rigging.nearest import NearestPoints
 from inference.rigging.neutral import Eyeball
 from inference.rigging.shape_fit import MM
@@ -168,7 +168,7 @@ def test_the_iris_has_the_colour_of_the_photos():
 def test_eyes_in_shade_are_painted_darker_as_a_whole_but_never_black(template):
     bright = drawn_eyes(BLUE)
     light, shade, night = (
-        read_iris(DrawnPortrait((bright.image * share).astype(np.uint8), bright.landmarks)) for share in (1, 0.75, 0.4)
+        read_iris(DrawnPortrait((bright.image * share).astype(np.uint8), bright.landmarks)) for share in (1, 0.75, 0.3)
     )
     assert light.exposure == 1.0
     assert shade.exposure == pytest.approx(0.75 * 0.88 / (OWN_SHADE * WHITE_LUMA), abs=0.02)
@@ -210,14 +210,43 @@ def test_the_iris_is_as_wide_on_the_ball_as_in_people(template):
 # --- mouth and skin -------------------------------------------------------------------------------------------------
 
 
+def drawn_mouth(teeth: np.ndarray | None, opening: float) -> tuple[np.ndarray, np.ndarray]:
+    """A mouth 60 px wide: a row of teeth over a dark throat, or the throat alone."""
+    side = 128
+    image = np.tile(SKIN_COLOUR, (side, side, 1))
+    landmarks = np.zeros((478, 2))
+    angle = np.pi + np.linspace(0, 2 * np.pi, len(INNER_LIPS), endpoint=False)
+    landmarks[INNER_LIPS] = np.column_stack([64 + 30 * np.cos(angle), 64 - 30 * opening * np.sin(angle)])
+    y, x = np.mgrid[:side, :side] + 0.5
+    inside = ((x - 64) / 30) ** 2 + ((y - 64) / (30 * opening)) ** 2 < 1
+    image[inside] = [0.25, 0.08, 0.08]
+    if teeth is not None:
+        image[inside & (y < 64 + 0.4 * 30 * opening)] = teeth
+    return image, landmarks
+
+
+def test_teeth_are_as_light_as_the_photos(template):
+    enamel = np.array([0.87, 0.82, 0.73])
+    assert read_teeth(*drawn_mouth(enamel, 0.3)) == pytest.approx(1.0, abs=0.01)
+    assert read_teeth(*drawn_mouth(0.7 * enamel, 0.3)) == pytest.approx(0.7, abs=0.02)
+    assert read_teeth(*drawn_mouth(0.2 * enamel, 0.3)) == pytest.approx(0.55)  # the mouth's shade is the rig's own
+    assert read_teeth(*drawn_mouth(None, 0.3)) is None  # a throat
+    assert read_teeth(*drawn_mouth(enamel, 0.05)) is None  # lips all but closed
+    light, dim = (
+        sampled(template, paint_mouth(template, SKIN_COLOUR, exposure, 256), (TEETH_UPPER,)) for exposure in (1.0, 0.6)
+    )
+    upper = template.vertices_of(TEETH_UPPER)
+    assert np.median(dim[upper] @ LUMA) == pytest.approx(0.6 * np.median(light[upper] @ LUMA), abs=0.02)
+
+
 def test_teeth_are_ivory_and_gums_and_tongue_pink(template):
-    picture = paint_mouth(template, SKIN_COLOUR, 512)
+    picture = paint_mouth(template, SKIN_COLOUR, side=512)
     teeth = sampled(template, picture, (TEETH_UPPER, TEETH_LOWER))[template.vertices_of(TEETH_UPPER, TEETH_LOWER)]
     soft = sampled(template, picture, (GUMS,))[template.vertices_of(GUMS)]
     assert np.median(teeth @ LUMA) > np.median(soft @ LUMA) + 0.2
     assert np.median(soft[:, 0] - soft[:, 2]) > 0.15
     assert np.median(teeth[:, 0] - teeth[:, 2]) < 0.25
-    dark = sampled(template, paint_mouth(template, 0.3 * SKIN_COLOUR, 512), (GUMS,))[template.vertices_of(GUMS)]
+    dark = sampled(template, paint_mouth(template, 0.3 * SKIN_COLOUR, side=512), (GUMS,))[template.vertices_of(GUMS)]
     assert np.median(dark @ LUMA) < np.median(soft @ LUMA) - 0.1
 
 
@@ -267,4 +296,6 @@ def test_below_hair_lies_skin_with_dark_roots_and_elsewhere_nothing_changes(temp
 def test_pictures_are_the_same_every_time(template):
     iris = IrisColour(BLUE, True)
     assert paint_eyes(template, iris, 128).tobytes() == paint_eyes(template, iris, 128).tobytes()
-    assert paint_mouth(template, SKIN_COLOUR, 128).tobytes() == paint_mouth(template, SKIN_COLOUR, 128).tobytes()
+    assert (
+        paint_mouth(template, SKIN_COLOUR, side=128).tobytes() == paint_mouth(template, SKIN_COLOUR, side=128).tobytes()
+    )
