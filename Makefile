@@ -12,7 +12,7 @@ HEADS ?= 3064
 TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-window lint extension repository bench photo-bench rig-bench train lock clean
+.PHONY: help setup demo test test-all test-window lint extension repository bench photo-bench rig-bench expressions train lock clean
 
 help: ## Show this text
 	@echo "Headcast: one portrait photo becomes a textured 360-degree head in Blender."
@@ -71,6 +71,9 @@ photo-bench: $(READY) ## Compare heads with their photos: make photo-bench PHOTO
 	@test -n "$(PHOTOS)" || { echo "error: the photo bench needs a folder with portraits."; \
 	    echo "hint: make photo-bench PHOTOS=/path/to/photos"; exit 1; }
 	$(RUN) -m tests.photo_bench $(PHOTOS) $(PHOTO_ARGS)
+
+expressions: extension ## Render twelve expressions of a rig in Cycles: out/demo/expressions.jpg
+	$(RUN) tests/blender/expression_sheet.py $(DEMO_ARGS)
 
 rig-bench: $(READY) ## Compare rigs with scans and photos: make rig-bench PHOTOS=FOLDER [RIG_ARGS="--identity WEIGHTS --out DIR"]
 	@test -n "$(PHOTOS)" || { echo "error: the rig bench needs a folder with portraits."; \
