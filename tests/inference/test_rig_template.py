@@ -20,6 +20,7 @@ from inference.template import (
     GUMS,
     PARTS,
     SKIN,
+    TEETH_LOWER,
     TEETH_UPPER,
     TEMPLATE_FILE,
     RigTemplate,
@@ -131,6 +132,12 @@ def test_the_tongue_comes_out_between_the_lips_and_takes_nothing_along(template)
     lower_lip = lip_rim(template)[1]
     opened = template.vertices + action(template, "jawOpen")
     assert out[tongue, 2].max() > opened[lower_lip, 2].max() + 8 * MM
+    # Above the teeth and the lip of the open jaw, not through them.
+    teeth = template.vertices_of(TEETH_LOWER)
+    crowns = teeth[(opened[teeth, 2] > opened[teeth, 2].max() - 8 * MM) & (np.abs(opened[teeth, 0]) < 8 * MM)]
+    middle = tongue[np.abs(out[tongue, 0]) < 8 * MM]
+    over = middle[np.abs(out[middle, 2] - opened[crowns, 2].mean()) < 4 * MM]
+    assert len(over) and out[over, 1].min() > opened[crowns, 1].max() - 2 * MM
     # Its root stays where it is grown on, or it would come off.
     root = tongue[template.vertices[tongue, 2].argmin()]
     assert np.linalg.norm(action(template, "tongueOut")[root]) < 8 * MM

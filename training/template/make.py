@@ -23,6 +23,7 @@ from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
 from inference.face_networks import load_face_networks
+from inference.facing import smoothstep
 from inference.template import (
     BONES,
     EYE_LEFT,
@@ -63,6 +64,9 @@ EYE_SHARE = 0.84  # of the radius of MakeHuman's eyeball, which is 16 mm
 EYE_BEHIND = 0.14  # radii the ball lies behind the one that fits the lids' rims best: then no lid is inside it
 EYE_STEPS = 10
 
+# MakeHuman's tongue passes below the crowns of the lower teeth on its way out, through the lip: from a part of its
+# length on it is lifted over them. Box units: 12 mm.
+TONGUE_LIFT, TONGUE_LIFTED = 0.0231, (0.2, 0.65)
 TONGUE_SPREAD, TONGUE_BLUR = 8, 2e-3  # vertices of MakeHuman's tongue that one of ours follows; box units, 1 mm
 
 # The network's contours that lie on one lip, by the side of the seam they belong to.
@@ -370,6 +374,8 @@ def _move_tongue(parts: Parts, mean: FloatArray, change: FloatArray, frame: Head
     share = 1 / (distance[tongue] + TONGUE_BLUR)
     share /= share.sum(axis=1, keepdims=True)
     offset[tongue] += np.einsum("nk,nkd->nd", share, change[helper][nearest[tongue]]) * frame.scale
+    along = (rest[tongue, 2] - rest[tongue, 2].min()) / np.ptp(rest[tongue, 2])
+    offset[tongue, 1] += TONGUE_LIFT * smoothstep(along, *TONGUE_LIFTED)
 
 
 def _read_action(name: str, count: int) -> FloatArray:
