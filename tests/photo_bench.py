@@ -178,6 +178,16 @@ def print_table(rows: Sequence[Row]) -> None:
     )
 
 
+def chosen_photos(parser: argparse.ArgumentParser, given: argparse.Namespace) -> list[Path]:
+    """The photos of the folder `given.photos`, or those of them that `given.only` names; ends with an error without."""
+    if not given.photos.is_dir():
+        parser.error(f"there is no folder {given.photos}; give one with portraits")
+    paths = [path for path in photo_paths(given.photos) if given.only is None or path.stem in given.only]
+    if not paths:
+        parser.error(f"there is no photo in {given.photos}")
+    return paths
+
+
 def main() -> int:
     """Print the figures; returns 1 if a bound is broken or a photo is refused."""
     defaults = Options()
@@ -192,12 +202,7 @@ def main() -> int:
     parser.add_argument("--delight", type=float, default=0.0, help="as of reconstruct (default here: %(default)s)")
     parser.add_argument("--mirror-face", action=argparse.BooleanOptionalAction, default=defaults.mirror_face)
     given = parser.parse_args()
-    if not given.photos.is_dir():
-        parser.error(f"there is no folder {given.photos}; give one with portraits")
-    paths = [path for path in photo_paths(given.photos) if given.only is None or path.stem in given.only]
-    if not paths:
-        parser.error(f"there is no photo in {given.photos}")
-
+    paths = chosen_photos(parser, given)
     torch.set_num_threads(given.threads)
     options = Options(model=given.model, texture=given.texture, mirror_face=given.mirror_face, delight=given.delight)
     pipeline.check_options(options)

@@ -35,9 +35,9 @@ from inference.rigging.neutral import lid_rim, lip_rim
 from inference.rigging.rig_file import EYES_NAME, HAIR_NAME, MOUTH_NAME, RIG_NAME, SKIN_NAME
 from inference.surface import Mesh, metres_from_head
 from inference.template import EYE_LEFT, EYE_RIGHT, MOUTH, RigTemplate, load_rig_template, triangles
+from tests.photo_bench import chosen_photos
 from tests.reproduction import compared_pixels, psnr_db
 from training.identity import IdentityNetwork, embed, embed_found, identity_distance, load_identity_network
-from training.photo_measures import photo_paths
 
 FloatArray = NDArray[np.floating]
 
@@ -287,11 +287,7 @@ def main() -> int:
     parser.add_argument("--actions", type=int, default=5, help="heads whose facial actions are measured")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch (default: %(default)s)")
     given = parser.parse_args()
-    if not given.photos.is_dir():
-        parser.error(f"there is no folder {given.photos}; give one with portraits")
-    paths = [path for path in photo_paths(given.photos) if given.only is None or path.stem in given.only]
-    if not paths:
-        parser.error(f"there is no photo in {given.photos}")
+    paths = chosen_photos(parser, given)
     torch.set_num_threads(given.threads)
     models = pipeline.load_models()
     network = None if given.identity is None else load_identity_network(given.identity)

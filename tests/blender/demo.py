@@ -14,6 +14,7 @@ import os
 import shutil
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,38 @@ WORLD_COLOUR = (0.045, 0.05, 0.06, 1.0)
 
 def main() -> int:
     """Run the demo; 0 when head.blend, head.glb and head.png are there, 2 with the add-on's own words when not."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    files = chosen_files(__doc__)
+    if files is None:
+        return 2
+    with tempfile.TemporaryDirectory(prefix="headcast-profile-") as profile:
+        bpy = blender_with_headcast(Path(profile), files.zip)
+        try:
+            glb = reconstruct(bpy, files.photo)
+        except RuntimeError as error:  # how Blender raises an operator's report
+            print(error, file=sys.stderr)
+            return 2
+        finally:
+            importlib.import_module("addon_utils").disable(PACKAGE)  # ends the worker
+        shutil.copy2(glb, files.out / "head.glb")
+        light_and_aim(bpy)
+        render(bpy, files.out / "head.png")
+        bpy.ops.wm.save_as_mainfile(filepath=str((files.out / "head.blend").resolve()), compress=True)
+    print(*(files.out / name for name in ("head.blend", "head.glb", "head.png")), sep="\n")
+    return 0
+
+
+@dataclass(frozen=True)
+class Files:
+    """What to begin with, and the folder of what is made."""
+
+    photo: Path
+    zip: Path
+    out: Path
+
+
+def chosen_files(description: str | None) -> Files | None:
+    """What the command line names, or the newest zip and the bundled photo; None, and why, where there is no zip."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photo", type=Path)
     parser.add_argument("--zip", type=Path, help="default: the newest out/headcast-*.zip")
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "demo")
@@ -44,23 +76,9 @@ def main() -> int:
     zips = sorted((ROOT / "out").glob("headcast-*.zip"), key=lambda path: path.stat().st_mtime)
     if not (chosen.zip or zips):
         print("error: there is no extension zip\nhint: run make extension", file=sys.stderr)
-        return 2
+        return None
     photo = chosen.photo or bundled_photo(chosen.out)
-    with tempfile.TemporaryDirectory(prefix="headcast-profile-") as profile:
-        bpy = blender_with_headcast(Path(profile), (chosen.zip or zips[-1]).resolve())
-        try:
-            glb = reconstruct(bpy, photo.resolve())
-        except RuntimeError as error:  # how Blender raises an operator's report
-            print(error, file=sys.stderr)
-            return 2
-        finally:
-            importlib.import_module("addon_utils").disable(PACKAGE)  # ends the worker
-        shutil.copy2(glb, chosen.out / "head.glb")
-        light_and_aim(bpy)
-        render(bpy, chosen.out / "head.png")
-        bpy.ops.wm.save_as_mainfile(filepath=str((chosen.out / "head.blend").resolve()), compress=True)
-    print(*(chosen.out / name for name in ("head.blend", "head.glb", "head.png")), sep="\n")
-    return 0
+    return Files(photo.resolve(), (chosen.zip or zips[-1]).resolve(), chosen.out)
 
 
 def bundled_photo(folder: Path) -> Path:

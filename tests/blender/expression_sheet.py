@@ -7,14 +7,13 @@ Without --photo: astronaut Eileen Collins, NASA, public domain, as scikit-image 
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from demo import PACKAGE, ROOT, blender_with_headcast, bundled_photo, reconstruct
+from demo import PACKAGE, blender_with_headcast, chosen_files, reconstruct
 from PIL import Image
 
 EXPRESSIONS: tuple[tuple[str, dict[str, float]], ...] = (
@@ -44,21 +43,13 @@ FRAME = 9  # of the turntable's 120: a little from the side, where depth shows
 
 def main() -> int:
     """Reconstruct, rig, render: 0 when expressions.jpg is there, 2 with the add-on's own words when it is not."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photo", type=Path)
-    parser.add_argument("--zip", type=Path, help="default: the newest out/headcast-*.zip")
-    parser.add_argument("--out", type=Path, default=ROOT / "out" / "demo")
-    chosen = parser.parse_args()
-    chosen.out.mkdir(parents=True, exist_ok=True)
-    zips = sorted((ROOT / "out").glob("headcast-*.zip"), key=lambda path: path.stat().st_mtime)
-    if not (chosen.zip or zips):
-        print("error: there is no extension zip\nhint: run make extension", file=sys.stderr)
+    files = chosen_files(__doc__)
+    if files is None:
         return 2
-    photo = chosen.photo or bundled_photo(chosen.out)
     with tempfile.TemporaryDirectory(prefix="headcast-profile-") as profile:
-        bpy = blender_with_headcast(Path(profile), (chosen.zip or zips[-1]).resolve())
+        bpy = blender_with_headcast(Path(profile), files.zip)
         try:
-            reconstruct(bpy, photo.resolve())
+            reconstruct(bpy, files.photo)
             bpy.ops.headcast.make_rig()
         except RuntimeError as error:  # how Blender raises an operator's report
             print(error, file=sys.stderr)
@@ -70,8 +61,8 @@ def main() -> int:
     sheet = Image.new("RGB", (COLUMNS * width, -(-len(pictures) // COLUMNS) * height))
     for number, picture in enumerate(pictures):
         sheet.paste(picture, (number % COLUMNS * width, number // COLUMNS * height))
-    sheet.save(chosen.out / "expressions.jpg", quality=90)
-    print(chosen.out / "expressions.jpg")
+    sheet.save(files.out / "expressions.jpg", quality=90)
+    print(files.out / "expressions.jpg")
     return 0
 
 
@@ -80,7 +71,7 @@ def expressions(bpy: Any, folder: Path) -> list[Image.Image]:
     keys = bpy.context.active_object.data.shape_keys.key_blocks
     importlib.import_module("addon_utils").enable(PACKAGE)
     bpy.ops.headcast.turntable(quality="DRAFT", engine="CYCLES", resolution=PICTURE_PX)
-    scene = bpy.data.scenes[-1] if bpy.context.scene.name == "Scene" else bpy.context.scene
+    scene = next(scene for scene in bpy.data.scenes if scene.name.startswith("Turntable"))
     scene.cycles.samples = SAMPLES
     scene.frame_set(FRAME)
     pictures = []
