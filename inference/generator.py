@@ -145,7 +145,11 @@ class Decoder(nn.Module):
 
     def raw_only(self, features: Tensor) -> Tensor:
         """The first output of `forward` without the cost of the colours."""
-        hidden = self.net[:-1](features)
+        return self.raw_after_first(self.net[0](features))
+
+    def raw_after_first(self, sums: Tensor) -> Tensor:
+        """`raw_only` from what the first layer adds up, before its softplus: (..., decoder_width) to (...)."""
+        hidden = self.net[1:-1](sums)
         last = self.net[-1]
         assert isinstance(last, FullyConnected)
         return F.linear(hidden, last.weight[:1] * last.weight_gain, last.bias[:1] * last.bias_gain)[..., 0]
@@ -326,6 +330,17 @@ class TriPlaneGenerator(nn.Module):
     def query_sigma(self, planes: Tensor, points: Tensor) -> Tensor:
         """sigma (n, m) alone, cheaper than `query`."""
         return self.sigma_from_raw(self.decoder.raw_only(self.features(planes, points)))
+
+    def first_layer_by_plane(self) -> tuple[Tensor, Tensor]:
+        """The decoder's first layer: weights (3, decoder_width, plane_channels) for what each plane holds, and bias."""
+        first = self.decoder.net[0]
+        assert isinstance(first, FullyConnected)
+        weight = first.weight * first.weight_gain
+        if self.config.plane_merge == "mean":
+            by_plane = (weight / 3).expand(3, -1, -1)
+        else:
+            by_plane = weight.unflatten(1, (3, self.config.plane_channels)).transpose(0, 1)
+        return by_plane, first.bias * first.bias_gain
 
     def query_distance(self, planes: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
         """Signed distance (n, m) in box units, negative inside, and colour (n, m, decoder_features).

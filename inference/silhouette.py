@@ -16,6 +16,7 @@ from skimage.morphology import convex_hull_image
 from .alignment import AlignedPortrait
 from .camera import Camera, project
 from .progress import Progress, silent
+from .surface import density_on_lattice, lattice_points
 
 INSIDE = 0.5  # matte from which a pixel belongs to the person
 OUTLINE_BLUR_PX = 5.0  # of 512; single strands and steps of the matte make no walls
@@ -51,7 +52,18 @@ class CarvedField:
 
     def density(self, points: NDArray[np.floating], progress: Progress = silent) -> NDArray[np.float32]:
         """(m,) density at points (m, 3) of the head frame: the field's, or less the farther outside the outline."""
-        own = (self.level - self._field.density(points, progress)) / FALL  # as if it were a distance
+        return self._carved(self._field.density(points, progress), points)
+
+    def density_on_lattice(
+        self, x: NDArray[np.floating], y: NDArray[np.floating], z: NDArray[np.floating]
+    ) -> NDArray[np.float32]:
+        """(len(x), len(y), len(z)) the same at every point of a lattice, see `surface.density_on_lattice`."""
+        own = density_on_lattice(self._field, x, y, z)
+        return self._carved(own.ravel(), lattice_points(x, y, z)).reshape(own.shape)
+
+    def _carved(self, density: NDArray[np.float32], points: NDArray[np.floating]) -> NDArray[np.float32]:
+        """The field's density (m,) at points (m, 3) without what lies outside the outline."""
+        own = (self.level - density) / FALL  # as if it were a distance
         outline = self.distance(points) - MARGIN
         bend = np.maximum(ROUNDING - np.abs(own - outline), 0.0)
         return (self.level - FALL * (np.maximum(own, outline) + bend**2 / (4 * ROUNDING))).astype(np.float32)

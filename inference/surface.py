@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import fast_simplification
 import numpy as np
@@ -62,6 +62,14 @@ class DensityField(Protocol):
         """(n,) density at (n, 3) points of the head frame."""
 
 
+@runtime_checkable
+class LatticeField(DensityField, Protocol):
+    """One that can read a whole lattice for less than its points one by one."""
+
+    def density_on_lattice(self, x: FloatArray, y: FloatArray, z: FloatArray) -> FloatArray:
+        """(len(x), len(y), len(z)) density at every point with these coordinates in the head frame."""
+
+
 @dataclass(frozen=True)
 class Mesh:
     """A triangle mesh in the head frame.
@@ -91,12 +99,32 @@ class Lattice:
         """(n, 3) positions in the head frame of (n, 3) lattice indices, which may be fractions."""
         return self.origin + (index - 1.0) * self.cell
 
+    def axes(self, stride: int = 1) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Coordinates along x, y and z of the points in the box whose indices are multiples of a stride."""
+        x, y, z = (
+            start + (np.arange(stride, points + 1, stride) - 1.0) * self.cell
+            for start, points in zip(self.origin, self.shape, strict=True)
+        )
+        return x, y, z
+
 
 def metres_from_head() -> FloatArray:
     """(4, 4) from the head frame to the exported mesh: metres, with the origin in the cut at the base of the neck."""
     matrix = np.diag([METRES_PER_UNIT] * 3 + [1.0])
     matrix[1, 3] = -NECK_CUT_Y * METRES_PER_UNIT
     return matrix
+
+
+def lattice_points(x: FloatArray, y: FloatArray, z: FloatArray) -> NDArray[np.float32]:
+    """(len(x) * len(y) * len(z), 3) every point with these coordinates; z changes fastest."""
+    return np.stack(np.meshgrid(x, y, z, indexing="ij"), axis=-1).reshape(-1, 3).astype(np.float32)
+
+
+def density_on_lattice(field: DensityField, x: FloatArray, y: FloatArray, z: FloatArray) -> FloatArray:
+    """(len(x), len(y), len(z)) density at every point with these coordinates, the cheapest way the field has."""
+    if isinstance(field, LatticeField):
+        return field.density_on_lattice(x, y, z)
+    return field.density(lattice_points(x, y, z)).reshape(len(x), len(y), len(z))
 
 
 def extract(
@@ -184,8 +212,13 @@ def sample_near_surface(field: DensityField, lattice: Lattice, progress: Progres
     total_strides = int(np.log2(stride)) + 1
 
     values = np.full(shape, OUTSIDE, dtype=np.float32)
-    exact = np.ones(shape, dtype=bool)
-    _evaluate(field, lattice, stride, np.arange(values.size), values, progress)
+    axes = lattice.axes(stride)
+    x, y, z = (len(axis) for axis in axes)
+    progress(0.0, "Finding the surface")
+    values[1 : x + 1, 1 : y + 1, 1 : z + 1] = density_on_lattice(field, *axes) - field.level
+    # A lattice read as a whole may be rounded otherwise than its points one by one, and what is kept of it shall not
+    # depend on the grid it was first seen in.
+    exact = np.zeros(shape, dtype=bool)
     if not (values > 0).any():
         raise NoSurface()
     for step in range(1, total_strides):

@@ -16,6 +16,7 @@ from tests.full_size_bench import (
     box_lattice,
     clay_views,
     dense_volume,
+    farthest_apart,
     filled_generator,
     fit_head,
     largest_difference,
@@ -88,6 +89,12 @@ def test_other_faces_are_another_surface() -> None:
     triangle = Mesh(np.eye(3), np.array([[0, 1, 2]]))
     assert largest_difference(triangle, Mesh(np.eye(3) + [0, 0, 0.5], triangle.faces)) == 0.5
     assert largest_difference(triangle, Mesh(np.eye(3), np.array([[0, 2, 1]]))) == float("inf")
+
+
+def test_the_farthest_vertex_of_either_mesh_counts() -> None:
+    triangle = Mesh(np.eye(3), np.array([[0, 1, 2]]))
+    more = Mesh(np.concatenate([np.eye(3), [[2.0, 0.0, 0.0]]]), np.array([[0, 1, 2], [0, 1, 3]]))
+    assert farthest_apart(triangle, more) == farthest_apart(more, triangle) == 1.0
 
 
 def test_a_broken_limit_is_told(capsys: pytest.CaptureFixture[str]) -> None:

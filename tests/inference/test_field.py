@@ -8,10 +8,22 @@ import torch
 
 from inference.errors import OutOfMemory
 from inference.field import SMALLEST_CHUNK, Field
-from inference.generator import STARTER, TriPlaneGenerator
+from inference.generator import PANOHEAD, STARTER, GeneratorConfig, TriPlaneGenerator
+from inference.surface import lattice_points
 from inference.tri_grid import TriGrid
 
 SMALL = replace(STARTER, channel_base=64, planes_resolution=8, z_dim=16, w_dim=16)
+
+
+SMALL_PANOHEAD = replace(
+    PANOHEAD,
+    channel_base=128,
+    planes_resolution=16,
+    z_dim=16,
+    w_dim=16,
+    background=False,
+    superresolution=False,
+)
 
 
 class CrampedGenerator(TriPlaneGenerator):
@@ -115,3 +127,45 @@ def test_features_become_colours_through_the_latent() -> None:
     assert colour.shape == (5, 3) and colour.min() >= 0.0 and colour.max() <= 1.0
     with pytest.raises(ValueError, match="latent"):
         Field(generator, tri_grid).colour(points)
+
+
+@pytest.mark.parametrize("config", [SMALL, SMALL_PANOHEAD], ids=["planes side by side", "mean of planes"])
+def test_a_lattice_read_as_a_whole_is_its_points_one_by_one(config: GeneratorConfig) -> None:
+    torch.manual_seed(0)
+    planes = torch.randn(3, config.plane_channels, config.planes_depth, *[config.planes_resolution] * 2)
+    generator = TriPlaneGenerator(config).requires_grad_(False)
+    torch.nn.init.normal_(generator.decoder.net[0].bias)
+    field = Field(generator, TriGrid(planes, config.box_side))
+    # All three differ, so that none can be taken for another; x takes more than one round, and all leave the box.
+    x, y, z = (
+        np.linspace(low, high, count) for low, high, count in ((-0.5, 0.4, 150), (-0.3, 0.6, 21), (-0.6, 0.2, 34))
+    )
+    fractions: list[float] = []
+    density = field.density_on_lattice(x, y, z, lambda fraction, label: fractions.append(fraction))
+    expected = field.density(lattice_points(x, y, z)).reshape(150, 21, 34)
+    assert density.dtype == np.float32 and np.ptp(expected) > 1
+    np.testing.assert_allclose(density, expected, atol=1e-5 * np.ptp(expected))
+    assert fractions == sorted(fractions) and fractions[-1] == 1.0
+
+
+def test_a_lattice_is_read_in_fewer_rows_where_memory_is_short(
+    generator: CrampedGenerator, tri_grid: TriGrid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    axis = np.linspace(-0.3, 0.3, 40)
+    expected = Field(generator, tri_grid).density_on_lattice(axis, axis, axis)
+    decode, asked = generator.decoder.raw_after_first, []
+
+    def cramped(sums: torch.Tensor) -> torch.Tensor:
+        asked.append(len(sums))
+        if len(sums) > room:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return decode(sums)
+
+    monkeypatch.setattr(generator.decoder, "raw_after_first", cramped)
+    room = 15
+    density = Field(generator, tri_grid).density_on_lattice(axis, axis, axis)
+    np.testing.assert_allclose(density, expected, atol=1e-2)
+    assert max(asked) > room and asked[-1] <= room
+    room = 0
+    with pytest.raises(OutOfMemory):
+        Field(generator, tri_grid).density_on_lattice(axis, axis, axis)

@@ -10,6 +10,7 @@ import pytest
 from inference.alignment import AlignedPortrait, FacePose
 from inference.camera import camera_rays, orbit_camera
 from inference.silhouette import MARGIN, CarvedField, carve, in_photo, outline_distance
+from inference.surface import lattice_points
 
 SIDE = 512
 PIXEL = 2.7 / 4.2647 / SIDE  # box units of one pixel at the head's middle
@@ -58,6 +59,14 @@ def test_the_wall_stands_at_the_outline_within_its_margin() -> None:
     wall = x[carved.density(points) > carved.level].max()
     # Blurring a disc's edge moves its half level inwards by a fraction of a pixel.
     assert wall == pytest.approx(150 * PIXEL + MARGIN, abs=PIXEL)
+
+
+def test_a_lattice_is_carved_as_its_points_are() -> None:
+    carved = carve(Everywhere(), portrait_of_a_disc(150, 30.0), (SIDE, SIDE))
+    x, y, z = np.linspace(-0.3, 0.3, 7), np.linspace(-0.2, 0.3, 8), np.linspace(-0.1, 0.3, 9)
+    expected = carved.density(lattice_points(x, y, z)).reshape(7, 8, 9)
+    assert (expected > carved.level).any() and (expected < carved.level).any()
+    np.testing.assert_array_equal(carved.density_on_lattice(x, y, z), expected)
 
 
 def test_distance_is_metric_at_every_depth() -> None:

@@ -21,6 +21,7 @@ from inference.surface import (
     is_clean,
     is_watertight,
     largest_solid,
+    lattice_points,
     march,
     metres_from_head,
     open_neck,
@@ -115,6 +116,24 @@ def test_refined_lattice_gives_the_mesh_of_a_dense_one(distance: Distance) -> No
     np.testing.assert_array_equal(found.faces, expected.faces)
     np.testing.assert_allclose(found.vertices, expected.vertices, atol=1e-7)
     assert read < len(points) / 12
+
+
+def test_a_lattice_read_as_a_whole_only_leads_to_the_surface() -> None:
+    class Rounded(AnalyticField):
+        lattices_read = 0
+
+        def density_on_lattice(self, *axes: np.ndarray) -> np.ndarray:
+            self.lattices_read += 1
+            density = super().density(lattice_points(*axes))
+            return (density + np.random.default_rng(0).uniform(-5, 5, density.shape)).reshape([*map(len, axes)])
+
+    field = Rounded(head_on_neck())
+    lattice = head_lattice(field.box_side, 128)
+    found = march(sample_near_surface(field, lattice, silent), lattice)
+    expected = march(sample_near_surface(AnalyticField(head_on_neck()), lattice, silent), lattice)
+    assert field.lattices_read == 1
+    np.testing.assert_array_equal(found.faces, expected.faces)
+    np.testing.assert_array_equal(found.vertices, expected.vertices)
 
 
 def test_density_deep_inside_does_not_decide_what_lies_on_the_level() -> None:
