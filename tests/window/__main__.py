@@ -7,8 +7,8 @@ the extension's zip installed, and a mouse that Blender cannot tell from a real 
 `script.py`). The worker runs under this project's own Python, which is mounted into the root. Pictures of the
 window and result.json come into the output folder.
 
-Ends with 0 if everything held, 1 if not, and 0 with the reason where this machine cannot run it: that takes Linux, root
-and mmdebstrap.
+Ends with 0 if everything held, 1 if not, and 0 with the reason where this machine cannot run it: that takes Linux,
+root, private mounts and mmdebstrap.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from .debian_root import cache_folder, make_root
 
 PROJECT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
+PRIVATE = ("unshare", "--mount", "--pid", "--fork", "--kill-child")  # a program whose mounts and children are its own
 PATIENCE_S = 900  # of everything in the root
 
 
@@ -71,7 +72,11 @@ def why_not() -> str:
     if os.geteuid() != 0:
         return "the window test needs root, to change into a Debian of its own"
     missing = [program for program in ("mmdebstrap", "unshare", "chroot") if not shutil.which(program)]
-    return f"not installed: {', '.join(missing)} (apt install mmdebstrap)" if missing else ""
+    if missing:
+        return f"not installed: {', '.join(missing)} (apt install mmdebstrap)"
+    tried = subprocess.run([*PRIVATE, "mount", "--make-rprivate", "/"], stderr=subprocess.PIPE, check=False)
+    # A container's root may mount nothing; then no test of this kind can be had there.
+    return f"private mounts are not allowed here: {tried.stderr.decode().strip()}" if tried.returncode else ""
 
 
 def fill_job(job: Path) -> None:
@@ -94,7 +99,7 @@ def run_in(root: Path, job: Path) -> int:
     command = " && ".join(["mount --make-rprivate /", *mounts, inside])
     try:
         return subprocess.run(
-            ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", command],
+            [*PRIVATE, "sh", "-c", command],
             timeout=PATIENCE_S,
             check=False,
         ).returncode

@@ -12,7 +12,7 @@ PACKAGES = (
     *("xvfb", "xdotool", "x11-utils", "x11-apps", "imagemagick"),
     *("libgl1-mesa-dri", "libegl1", "libgl1", "libglx-mesa0"),
 )
-PACKAGES_OF = {"sid": ("python3-cattr",)}  # Blender's own glTF exporter asks for it there
+PACKAGES_OF = {"sid": ("python3-cattr", "python3-requests")}  # Blender's own add-ons ask for them there
 UNREAD = ("doc", "man", "locale")  # folders of /usr/share that nobody reads in a test
 MIRROR = "http://deb.debian.org/debian"
 
@@ -44,6 +44,8 @@ def make_root(suite: str, folder: Path) -> Path:
             "--variant=apt",
             '--aptopt=Apt::Install-Recommends "false"',
             '--aptopt=Acquire::Languages "none"',
+            # sid's lists are valid for a week; a mirror that stands still serves older ones, signed all the same.
+            '--aptopt=Acquire::Check-Valid-Until "false"',
             *options,
             f"--include={packages}",
             suite,
