@@ -145,11 +145,22 @@ class Decoder(nn.Module):
 
     def raw_only(self, features: Tensor) -> Tensor:
         """The first output of `forward` without the cost of the colours."""
-        return self.raw_after_first(self.net[0](features))
+        return self._raw_of_hidden(self.net[:-1](features))
 
     def raw_after_first(self, sums: Tensor) -> Tensor:
-        """`raw_only` from what the first layer adds up, before its softplus: (..., decoder_width) to (...)."""
-        hidden = self.net[1:-1](sums)
+        """`raw_only` from what the first layer adds up, before its softplus: (..., first_layer's rows) to (...)."""
+        if len(self.net) == 1:
+            return sums[..., 0]
+        return self._raw_of_hidden(self.net[1:-1](sums))
+
+    @property
+    def first_layer(self) -> FullyConnected:
+        """The layer that reads the features; without hidden layers the only one."""
+        first = self.net[0]
+        assert isinstance(first, FullyConnected)
+        return first
+
+    def _raw_of_hidden(self, hidden: Tensor) -> Tensor:
         last = self.net[-1]
         assert isinstance(last, FullyConnected)
         return F.linear(hidden, last.weight[:1] * last.weight_gain, last.bias[:1] * last.bias_gain)[..., 0]
@@ -332,9 +343,8 @@ class TriPlaneGenerator(nn.Module):
         return self.sigma_from_raw(self.decoder.raw_only(self.features(planes, points)))
 
     def first_layer_by_plane(self) -> tuple[Tensor, Tensor]:
-        """The decoder's first layer: weights (3, decoder_width, plane_channels) for what each plane holds, and bias."""
-        first = self.decoder.net[0]
-        assert isinstance(first, FullyConnected)
+        """The decoder's first layer: weights (3, width, plane_channels) for what each plane holds, and bias (width,)."""
+        first = self.decoder.first_layer
         weight = first.weight * first.weight_gain
         if self.config.plane_merge == "mean":
             by_plane = (weight / 3).expand(3, -1, -1)

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from ..camera import project
 from ..progress import Progress
 from ..surface import METRES_PER_UNIT, NECK_CUT_Y
-from ..template import EYE_LEFT, EYE_RIGHT, MOUTH, SKIN, RigTemplate, triangles
-from .intersections import intersecting_pairs, turned_over
+from ..template import EYE_LEFT, EYE_RIGHT, SKIN, RigTemplate
 from .neutral import Eyeball, NeutralHead, neutralise
 from .observation import CONTOUR, Observation
 from .shape_fit import CAP_MARGIN, MM, ShapeFit, correspond, fit_shape
 from .skin import skin_trust
 from .surface_fit import fit_surface
+from .untangle import TangleFinder
 
 FloatArray = NDArray[np.floating]
 IntArray = NDArray[np.integer]
@@ -84,13 +84,19 @@ def fit_rig(template: RigTemplate, seen: Observation, progress: Progress) -> Rig
     met = correspond(template, bent, seen, template.vertices_of(SKIN), COUNTERPART)
     skin[met.vertex] *= met.alike
     progress(SHARES[2], "Relaxing the face")
-    head = neutralise(template, shape, bent)
-    quality = measure(template, head, shape.actions, seen, skin)
+    finder = TangleFinder(template)
+    head = neutralise(template, shape, bent, finder)
+    quality = measure(template, head, shape.actions, seen, skin, finder)
     return RigFit(head, shape.actions, skin, shape, quality)
 
 
 def measure(
-    template: RigTemplate, head: NeutralHead, actions: FloatArray, seen: Observation, skin: FloatArray
+    template: RigTemplate,
+    head: NeutralHead,
+    actions: FloatArray,
+    seen: Observation,
+    skin: FloatArray,
+    finder: TangleFinder,
 ) -> FitQuality:
     """Hold a fitted rig against what it was fitted to."""
     photographed = head.vertices + np.tensordot(actions, head.expressions, 1)
@@ -102,7 +108,7 @@ def measure(
     picture = project(template.landmarks(photographed), seen.camera)[0]
     fixed = np.setdiff1d(np.arange(len(picture)), CONTOUR)
     missed = np.linalg.norm(picture - seen.picture, axis=1)[fixed] / seen.eye_distance
-    faces = triangles(template.faces[template.part <= MOUTH])
+    tangles = finder.find(head.vertices)
     through = 0
     for eye in (EYE_LEFT, EYE_RIGHT):
         through += int((Eyeball.of(template, head.vertices, eye).radii(head.vertices[outside]) < 1.0).sum())
@@ -111,15 +117,7 @@ def measure(
         skin_p95_mm=float(np.percentile(distance, 95)),
         skin_share=len(shown) / len(above),
         landmarks=float(missed.mean()),
-        turned_over=int(turned_over(head.vertices, template.vertices, faces).sum()),
-        intersections=len(new_intersections(template, head.vertices, faces)),
+        turned_over=len(tangles.turned),
+        intersections=len(tangles.pairs),
         eye_through_lid=through,
     )
-
-
-def new_intersections(template: RigTemplate, vertices: FloatArray, faces: IntArray) -> IntArray:
-    """(n, 2) intersecting pairs of triangles that do not intersect in the template."""
-    own = intersecting_pairs(template.vertices, faces)
-    pairs = intersecting_pairs(vertices, faces)
-    known = set(map(tuple, own.tolist()))
-    return np.array([pair for pair in pairs.tolist() if tuple(pair) not in known], dtype=np.int64).reshape(-1, 2)

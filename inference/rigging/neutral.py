@@ -7,6 +7,7 @@ lips on each other; the template does, and its distances are carried over.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ from ..template import (
     RigTemplate,
 )
 from .shape_fit import MM, ShapeFit
+from .untangle import TangleFinder, untangled
 
 FloatArray = NDArray[np.floating]
 IntArray = NDArray[np.integer]
@@ -70,15 +72,18 @@ class NeutralHead:
     pivots: FloatArray
 
 
-def neutralise(template: RigTemplate, shape: ShapeFit, photographed: FloatArray) -> NeutralHead:
+def neutralise(template: RigTemplate, shape: ShapeFit, photographed: FloatArray, finder: TangleFinder) -> NeutralHead:
     """The animatable head.
 
     photographed: (v, 3) the template bent onto the scan by `fit_surface` from `shape.vertices(template)`.
+    finder:       of this template's tangles.
     """
     expressions = shape.along(template.expressions.astype(np.float64))
     before = shape.neutral(template)
     vertices = photographed - np.tensordot(shape.actions, expressions, 1)
     vertices = _lips_closed(template, vertices)
+    mean = shape.place(template.vertices)
+    vertices = untangled(finder, mean, vertices, (np.copy, partial(_lips_closed, template)))
     vertices = _teeth_along(template, before, vertices)
     pivots = shape.place(template.pivots + np.tensordot(shape.modes, template.pivot_modes, 1))
     for part, side, bone, _ in SIDES:
@@ -89,6 +94,8 @@ def neutralise(template: RigTemplate, shape: ShapeFit, photographed: FloatArray)
         vertices[index] = (before[index] - old.centre) * (ball.radius / old.radius) + ball.centre
         expressions[:, index] *= ball.radius / old.radius
         vertices = _on_ball(template, vertices, rest.radii(template.vertices), ball, part)
+        on_ball = partial(_on_ball, template, radii=rest.radii(template.vertices), ball=ball, part=part)
+        vertices = untangled(finder, mean, vertices, (on_ball,))
         for k, name in enumerate(template.expression_names):
             if name.startswith("eye") and name.endswith(side):
                 moved = vertices + expressions[k]

@@ -23,8 +23,8 @@ from .shape_fit import CAP_MARGIN, MM, ShapeFit, across_rays, correspond, landma
 FloatArray = NDArray[np.floating]
 IntArray = NDArray[np.integer]
 
-LENGTHS = (30 * MM, 30 * MM, 15 * MM, 15 * MM, 8 * MM, 8 * MM, 5 * MM, 5 * MM, 3.5 * MM, 3.5 * MM)
-FAR = (8 * MM, 3 * MM)  # correspondences count half there, first and last
+LENGTHS = tuple(length * MM for length in (30, 30, 15, 15, 8, 8, 5, 5, 3.5, 3.5, 3, 3))
+FAR = (8 * MM, 4 * MM)  # correspondences count half there, first and last
 LANDMARK_AREA = 30 * MM**2  # of skin that counts as much as one landmark
 SLIDE = 0.02  # of the trust: against sliding along the scan
 HOLD = 0.01  # trust of the fitted shape itself where nothing is seen

@@ -129,12 +129,16 @@ def test_features_become_colours_through_the_latent() -> None:
         Field(generator, tri_grid).colour(points)
 
 
-@pytest.mark.parametrize("config", [SMALL, SMALL_PANOHEAD], ids=["planes side by side", "mean of planes"])
+@pytest.mark.parametrize(
+    "config",
+    [SMALL, SMALL_PANOHEAD, replace(SMALL, decoder_layers=0)],
+    ids=["planes side by side", "mean of planes", "no hidden layer"],
+)
 def test_a_lattice_read_as_a_whole_is_its_points_one_by_one(config: GeneratorConfig) -> None:
     torch.manual_seed(0)
     planes = torch.randn(3, config.plane_channels, config.planes_depth, *[config.planes_resolution] * 2)
     generator = TriPlaneGenerator(config).requires_grad_(False)
-    torch.nn.init.normal_(generator.decoder.net[0].bias)
+    torch.nn.init.normal_(generator.decoder.first_layer.bias)
     field = Field(generator, TriGrid(planes, config.box_side))
     # All three differ, so that none can be taken for another; x takes more than one round, and all leave the box.
     x, y, z = (
