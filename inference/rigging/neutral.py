@@ -36,7 +36,8 @@ LID = (1.15, 1.45)  # eyeball radii from its centre: whatever lies nearer is lid
 EYE_GROWTH = (0.94, 1.06)  # eyeballs differ little
 EYE_STEPS, EYE_HOLD = 6, 0.5  # Gauss-Newton steps of the ball's place; weight of where the lids have carried it
 LIP_HEIGHT, LIP_DEPTH = 6 * MM, 3 * MM  # up and down from the seam, and behind it, where lips touch
-LIP_COLUMN = 2.5 * MM  # to both sides: about the distance of vertices along the lips
+LIP_COLUMN = 0.5 * MM  # between the places along the lips where their gap is measured
+LIP_ROUNDS = 3  # vertices along the lips are some 2.5 mm apart: what one round does at them is not all between them
 TOUCHING_LIPS = 0.1 * MM
 LIP_REACH = 7 * MM  # how far around the seam lips give way when they are brought together
 MOVES_WITH_JAW = 0.35  # of the jaw's drop: vertices that go farther with it are of the lower lip
@@ -83,7 +84,7 @@ def neutralise(template: RigTemplate, shape: ShapeFit, photographed: FloatArray,
     vertices = photographed - np.tensordot(shape.actions, expressions, 1)
     vertices = _lips_closed(template, vertices)
     mean = shape.place(template.vertices)
-    vertices = untangled(finder, mean, vertices, (np.copy, partial(_lips_closed, template)))
+    vertices = untangled(finder, mean, vertices, (partial(_lips_closed, template), np.copy))
     vertices = _teeth_along(template, before, vertices)
     pivots = shape.place(template.pivots + np.tensordot(shape.modes, template.pivot_modes, 1))
     for part, side, bone, _ in SIDES:
@@ -133,28 +134,41 @@ def _lips_closed(template: RigTemplate, vertices: FloatArray) -> FloatArray:
     """Lips brought together until they touch: each gives way half of the gap, less the farther from the seam.
 
     What touches is not the rims, where skin turns into the mouth, but whatever is lowest of the upper lip and highest
-    of the lower one, column by column.
+    of the lower one, at each place along them.
     """
-    upper, lower = lip_rim(template)
-    rim = np.concatenate([upper, lower])
+    rim = np.concatenate(lip_rim(template))
     around = template.vertices_of(SKIN, MOUTH)
     from_seam, nearest_rim = cKDTree(template.vertices[rim]).query(template.vertices[around])
     is_lower = _jaw_share(template)[around] > MOVES_WITH_JAW
-    in_front = vertices[around, 2] > vertices[rim[nearest_rim], 2] - LIP_DEPTH
-    is_lip = (from_seam < LIP_HEIGHT) & in_front
-    above, below = around[is_lip & ~is_lower], around[is_lip & is_lower]
-    same_column = np.abs(vertices[upper, 0][:, None] - vertices[above, 0]) < LIP_COLUMN
-    lowest = np.where(same_column, vertices[above, 1], np.inf).min(axis=1)
-    same_column = np.abs(vertices[upper, 0][:, None] - vertices[below, 0]) < LIP_COLUMN
-    highest = np.where(same_column, vertices[below, 1], -np.inf).max(axis=1)
-    gap = lowest - highest - TOUCHING_LIPS
-    gap = np.where(np.isfinite(gap), gap, 0.0)  # in a corner a column may hold one lip alone
-    distance, nearest = cKDTree(template.vertices[upper]).query(template.vertices[around], k=SPREAD)
-    share = 1 / (distance + 0.5 * MM)
-    way = (gap[nearest] * share).sum(axis=1) / share.sum(axis=1) * np.exp(-((from_seam / LIP_REACH) ** 2))
+    gives_way = np.where(is_lower, 0.5, -0.5) * np.exp(-((from_seam / LIP_REACH) ** 2))
+    quads = template.faces[template.part <= MOUTH]
+    sides = np.stack([quads, np.roll(quads, -1, axis=1)], axis=-1).reshape(-1, 2)
     closed = vertices.copy()
-    closed[around, 1] += np.where(is_lower, 0.5, -0.5) * way
+    for _ in range(LIP_ROUNDS):
+        in_front = closed[around, 2] > closed[rim[nearest_rim], 2] - LIP_DEPTH
+        is_lip = (from_seam < LIP_HEIGHT) & in_front
+        columns = np.arange(closed[rim, 0].min(), closed[rim, 0].max(), LIP_COLUMN)
+        lowest = _lowest_at(columns, closed, _sides_among(sides, around[is_lip & ~is_lower]))
+        highest = -_lowest_at(columns, closed * [1, -1, 1], _sides_among(sides, around[is_lip & is_lower]))
+        gap = lowest - highest - TOUCHING_LIPS
+        known = np.isfinite(gap)  # in a corner a column may hold one lip alone
+        closed[around, 1] += gives_way * np.interp(closed[around, 0], columns[known], gap[known])
     return closed
+
+
+def _sides_among(sides: IntArray, vertices: IntArray) -> IntArray:
+    """(k, 2) those of sides (n, 2) of which both ends are among vertices."""
+    return sides[np.isin(sides, vertices).all(axis=1)]
+
+
+def _lowest_at(columns: FloatArray, vertices: FloatArray, sides: IntArray) -> FloatArray:
+    """(c,) the lowest y of sides (n, 2) of faces where x is that of columns (c,); infinite where there is none."""
+    start, end = vertices[sides[:, 0]], vertices[sides[:, 1]]
+    start, end = np.where(start[:, :1] <= end[:, :1], (start, end), (end, start))
+    run = np.maximum(end[:, 0] - start[:, 0], 1e-12)[:, None]
+    along = (columns - start[:, :1]) / run
+    height = start[:, 1:2] + along * (end[:, 1:2] - start[:, 1:2])
+    return np.where((along >= 0) & (along <= 1), height, np.inf).min(axis=0)
 
 
 def _teeth_along(template: RigTemplate, before: FloatArray, vertices: FloatArray) -> FloatArray:

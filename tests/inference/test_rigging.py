@@ -11,12 +11,13 @@ import pytest
 from PIL import Image
 
 from inference import head_file
-from inference.camera import orbit_camera, project
+from inference.camera import RADIUS, orbit_camera, project
 from inference.cli import main
 from inference.errors import LandmarksMissing
 from inference.messages import Options
 from inference.pipeline import load_models, reconstruct
 from inference.progress import Cancelled, silent
+from inference.raster import rasterise_view
 from inference.rigging.fit import RigFit, fit_rig
 from inference.rigging.hair import Hair
 from inference.rigging.intersections import intersecting_pairs, turned_over
@@ -37,7 +38,18 @@ from inference.rigging.rig_file import (
 from inference.rigging.shape_fit import MM
 from inference.rigging.skin import lab_from_srgb
 from inference.surface import Mesh, metres_from_head
-from inference.template import EYE_LEFT, EYE_RIGHT, SKIN, RigTemplate, load_rig_template, triangles
+from inference.template import (
+    EYE_LEFT,
+    EYE_RIGHT,
+    GUMS,
+    MOUTH,
+    SKIN,
+    TEETH_LOWER,
+    TEETH_UPPER,
+    RigTemplate,
+    load_rig_template,
+    triangles,
+)
 from tests.neck_and_sphere import write_varied_weights
 
 SKIN_COLOUR, HAIR_COLOUR = np.array([205, 160, 135]), np.array([40, 30, 25])
@@ -129,6 +141,15 @@ def test_neutral_lips_touch_and_eyes_lie_behind_their_lids(template, fit):
         ball = Eyeball.of(template, fit.head.vertices, part)
         assert ball.radii(fit.head.vertices[lid_rim(template, part)]).min() > 0.99
     assert fit.quality.eye_through_lid == 0
+
+
+def test_closed_lips_show_next_to_nothing_of_the_mouth(template, fit):
+    camera, side = orbit_camera(0.0), 1200
+    faces, part = triangles(template.faces), np.tile(template.part, 2)
+    raster = rasterise_view(fit.head.vertices, faces, camera, side)
+    inside = np.isin(part[raster.face[raster.covered]], [MOUTH, TEETH_UPPER, TEETH_LOWER, GUMS])
+    pixel_mm = RADIUS / camera.intrinsics[0, 0] / side / MM
+    assert inside.sum() * pixel_mm**2 < 10  # the lips are 50 mm wide
 
 
 def test_neutral_has_no_faces_turned_over_and_none_that_cross(fit):
