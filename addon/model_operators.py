@@ -16,10 +16,9 @@ from bpy.props import CollectionProperty, StringProperty
 from ..inference.messages import WORKER_DIED, Cancelled, Convert, Converted, Failed, Outcome
 from . import model_file, properties
 from .model_file import ModelUnusable
-from .operators import redraw_panels
 from .preferences import worker_place
 from .session import SESSION
-from .worker_job import WorkerJob
+from .worker_job import WorkerJob, redraw_panels
 
 FILE_PATTERNS = "*.safetensors;*.pkl;*.pt;*.pth;*.npy"
 PASSING_PREFIX, PASSING_SUFFIX = ".adding-", ".part"  # a folder in the models folder, where nothing hidden is a model

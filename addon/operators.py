@@ -24,9 +24,8 @@ from .preferences import preferences, worker_place
 from .rig.make_rig import bring_rig_in
 from .session import SESSION
 from .user_folder import user_folder
+from .worker_job import WorkerJob, redraw_panels
 
-TIMER_S = 0.1  # how often a running job is looked after
-WAIT_S = 0.1  # how long a blocking run sleeps between two looks
 PHOTO_SUFFIXES = ".jpg;.jpeg;.png;.tif;.tiff;.webp;.bmp"
 WAITING_FOR_OBJECT_MODE = Progress(1.0, "Done: switch to Object Mode to receive the head")
 PHOTO_NOT_COPIED = Failed(
@@ -47,8 +46,8 @@ def new_job_folder(name: str) -> Path:
     return next(path for number in numbers if not (path := heads_folder() / f"{stem}{number}").exists())
 
 
-class HeadJob:
-    """An operator that has the worker make a head: it waits without stopping Blender, and brings the result in."""
+class HeadJob(WorkerJob):
+    """An operator that has the worker make a head, and brings the result into the scene."""
 
     bl_options = {"REGISTER", "UNDO"}  # one step: everything arrives in the last call of the operator
     cancelled = "Cancelled; the head is as it was"  # what the user is told after Esc
@@ -73,44 +72,9 @@ class HeadJob:
             return "Confirm first that you may use the likeness of the person in the photo"
         return cls.what_is_missing(context) or ("" if context.mode == "OBJECT" else "Switch to Object Mode first")
 
-    def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
-        if not self._submit(context):
-            return {"CANCELLED"}
-        self._outcome: Outcome | None = None
-        timers.start(context)
-        context.window_manager.modal_handler_add(self)
-        return {"RUNNING_MODAL"}
-
-    def modal(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
-        if event.type == "ESC" and event.value == "PRESS" and self._outcome is None:
-            SESSION.cancel()
-            redraw_panels(context)
-            return {"RUNNING_MODAL"}
-        if event.type != "TIMER":
-            return {"PASS_THROUGH"}
-        if self._outcome is None and (outcome := SESSION.poll()) and not self._goes_on(outcome):
-            self._outcome = outcome
-        redraw_panels(context)
-        if self._outcome is None:
-            return {"PASS_THROUGH"}
-        if isinstance(self._outcome, Done) and context.mode != "OBJECT":
-            SESSION.progress = WAITING_FOR_OBJECT_MODE  # an import would throw the user out of their mode
-            return {"PASS_THROUGH"}
-        timers.stop()
-        return self._finish(context, self._outcome)
-
-    def execute(self, context: bpy.types.Context) -> set[str]:
-        """Blocking run, for scripts and for Blender without a window."""
-        if not self._submit(context):
-            return {"CANCELLED"}
-        while self._goes_on(outcome := wait_for_outcome(context)):
-            pass
-        return self._finish(context, outcome)
-
-    def cancel(self, _context: bpy.types.Context) -> None:
-        """Blender ends the operator: another file is loaded, or Blender quits."""
-        timers.stop()
-        SESSION.close()
+    def cancel(self, context: bpy.types.Context) -> None:
+        """Blender ends the operator: what was put down for the worker goes with it."""
+        WorkerJob.cancel(self, context)
         self._passing.cleanup()
 
     @classmethod
@@ -135,11 +99,17 @@ class HeadJob:
         return outcome
 
     def _goes_on(self, outcome: Outcome) -> bool:
-        """Whether another job of this run has begun now that one has ended."""
         job = self.next_job(outcome)
         if job is not None:
             SESSION.submit(worker_place(), job)
         return job is not None
+
+    def _waits(self, context: bpy.types.Context, outcome: Outcome) -> bool:
+        """An import would throw the user out of their mode."""
+        if not isinstance(outcome, Done) or context.mode == "OBJECT":
+            return False
+        SESSION.progress = WAITING_FOR_OBJECT_MODE
+        return True
 
     def _submit(self, context: bpy.types.Context) -> bool:
         """Send the job to the worker; False if there is none to send, which is told."""
@@ -247,52 +217,6 @@ class HEADCAST_OT_reconstruct(HeadJob, bpy.types.Operator):
 
     def _warn_of_rig(self, reason: str) -> None:
         self._warnings.append(f"{pgettext_rpt('The head came in without a rig.')} {pgettext_rpt(reason)}")
-
-
-class Timers:
-    """The one timer of a running job, kept here so that it can be removed when the add-on goes away."""
-
-    def __init__(self) -> None:
-        self._timer: bpy.types.Timer | None = None
-
-    def start(self, context: bpy.types.Context) -> None:
-        self.stop()
-        self._timer = context.window_manager.event_timer_add(TIMER_S, window=context.window)
-
-    def stop(self) -> None:
-        if self._timer is not None:
-            bpy.context.window_manager.event_timer_remove(self._timer)
-        self._timer = None
-
-
-timers = Timers()
-
-
-def wait_for_outcome(context: bpy.types.Context) -> Outcome:
-    """Block until the running job is over; Ctrl-C in the console cancels it."""
-    window_manager = context.window_manager
-    window_manager.progress_begin(0.0, 1.0)
-    try:
-        while (outcome := SESSION.poll(WAIT_S)) is None:
-            window_manager.progress_update(SESSION.progress.fraction)
-    except KeyboardInterrupt:
-        SESSION.close()
-        return Cancelled()
-    finally:
-        window_manager.progress_end()
-    return outcome
-
-
-def redraw_panels(context: bpy.types.Context) -> None:
-    """Have every sidebar of a 3D viewport and the preferences drawn again: a timer alone redraws nothing."""
-    for window in context.window_manager.windows:
-        for area in window.screen.areas:
-            if area.type == "PREFERENCES":
-                area.tag_redraw()
-            if area.type == "VIEW_3D":
-                for region in area.regions:
-                    if region.type == "UI":
-                        region.tag_redraw()
 
 
 class HEADCAST_OT_cancel(bpy.types.Operator):

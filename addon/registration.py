@@ -19,6 +19,7 @@ from . import (
 )
 from .rig.face_control import HEADCAST_PG_rig
 from .session import SESSION
+from .worker_job import timers
 
 CLASSES = (
     *properties.CLASSES,
@@ -46,7 +47,7 @@ def register() -> None:
 
 def unregister() -> None:
     """End what runs, then forget every class: no timer and no process stays behind."""
-    operators.timers.stop()
+    timers.stop()
     SESSION.close()
     model_operators.passing.forget()
     seen_in_photo.unregister()

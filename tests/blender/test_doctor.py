@@ -144,10 +144,8 @@ def test_it_shows_progress_keeps_other_jobs_waiting_and_can_be_cancelled(
     blender: ModuleType, worker_that: Callable[[str], None]
 ) -> None:
     worker_that("wait")
-    methods = ("_submit", "_finish", "modal", "cancel")
-    hand = OperatorByHand(part("doctor_operators").HEADCAST_OT_doctor, methods, blender.context)
-    assert hand._submit(blender.context)  # type: ignore[attr-defined]
-    part("operators").timers.start(blender.context)
+    hand = OperatorByHand(part("doctor_operators").HEADCAST_OT_doctor, blender.context)
+    hand.begin()
     end = time.monotonic() + PATIENCE_S
     while part("session").SESSION.progress.fraction < 0.5:
         assert time.monotonic() < end and hand.event("TIMER") == {"PASS_THROUGH"}
@@ -160,4 +158,4 @@ def test_it_shows_progress_keeps_other_jobs_waiting_and_can_be_cancelled(
     assert hand.event("ESC") == {"RUNNING_MODAL"}
     assert hand.until_over() == {"CANCELLED"}
     assert hand.reports == [("INFO", "The check was cancelled")] and found(blender) is None
-    assert part("operators").timers._timer is None and not part("session").SESSION.running
+    assert part("worker_job").timers._timer is None and not part("session").SESSION.running
