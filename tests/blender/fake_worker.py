@@ -65,9 +65,12 @@ for line in sys.stdin.buffer:
     if isinstance(message, Examine):
         say(Progress(0.5, "Testing the engine"))
         if how == "done":
-            little = Finding("Memory", "8.0 GB, 1.0 GB free", "Little memory is free.", "Close programs.", severe=False)
+            memory = {"total": "8.0", "free": "1.0"}
+            text, trouble = "{total} GB, {free} GB free", "Little memory is free."
+            little = Finding("Memory", text, trouble, "Close programs.", severe=False, gaps=memory)
             asked = Finding("Asked for", f"{message.model} on {message.device}")
-            gone = Finding("Model", "failed", f"There is no file {Path.home() / 'my.safetensors'}.", "Copy it again.")
+            place = Path.home() / "{mine}" / "my.safetensors"
+            gone = Finding("Model", "failed", f"There is no file {place}.", "Copy it again.")
             say(Examined((asked, little, gone)))
         elif how == "die":
             os._exit(139)
