@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
+import contextlib
+import glob
 import re
+import shutil
 import tempfile
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +16,7 @@ import bpy
 from bpy.app.translations import pgettext_rpt
 from bpy.props import BoolProperty, EnumProperty, StringProperty
 
-from ..inference.messages import Cancelled, Done, Failed, Job, Outcome, Progress, Reconstruct, Rig
+from ..inference.messages import Cancelled, Done, Failed, Job, Outcome, Progress, Reconstruct, Reuse, Rig
 from . import properties, seen_in_photo
 from .all_or_nothing import ImportFailed
 from .head_link import LinkBroken
@@ -23,7 +26,7 @@ from .photo_file import ImageUnusable, photo_file
 from .preferences import preferences, worker_place
 from .rig.make_rig import bring_rig_in
 from .session import SESSION
-from .user_folder import user_folder
+from .user_folder import UNFINISHED_SUFFIX, UNWRITABLE_HINT, remove_forgotten, user_folder
 from .worker_job import WorkerJob, redraw_panels
 
 PHOTO_SUFFIXES = ".jpg;.jpeg;.png;.tif;.tiff;.webp;.bmp"
@@ -40,10 +43,30 @@ def heads_folder() -> Path:
 
 
 def new_job_folder(name: str) -> Path:
-    """Path for the next head of a photo of that name; the worker makes the folder."""
-    stem = re.sub(UNFIT_FOR_FILES, "_", name) + datetime.now().strftime(" %Y-%m-%d %H-%M-%S")
-    numbers = itertools.chain([""], map(" ({})".format, itertools.count(2)))
-    return next(path for number in numbers if not (path := heads_folder() / f"{stem}{number}").exists())
+    """Path for the next head of a photo of that name; nothing is made."""
+    return heads_folder() / (re.sub(UNFIT_FOR_FILES, "_", name) + datetime.now().strftime(" %Y-%m-%d %H-%M-%S"))
+
+
+def claim(folder: Path) -> Path:
+    """Make that folder, or the next number of it that is free, so that no other Blender takes it. Raises OSError."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    remove_forgotten(folder.parent)
+    place, number = folder, 1
+    while True:
+        try:
+            place.mkdir()
+            return place
+        except FileExistsError:
+            number += 1
+            place = folder.with_name(f"{folder.name} ({number})")
+
+
+def give_back(place: Path) -> None:
+    """Take away a claimed folder that got no head, and what a worker that died has left beside it."""
+    for unfinished in place.parent.glob(f".{glob.escape(place.name)}.*{UNFINISHED_SUFFIX}"):
+        shutil.rmtree(unfinished, ignore_errors=True)
+    with contextlib.suppress(OSError):  # not empty: a head is there after all
+        place.rmdir()
 
 
 class HeadJob(WorkerJob):
@@ -76,6 +99,8 @@ class HeadJob(WorkerJob):
         """Blender ends the operator: what was put down for the worker goes with it."""
         WorkerJob.cancel(self, context)
         self._passing.cleanup()
+        if self._place:
+            give_back(self._place)
 
     @classmethod
     def what_is_missing(cls, context: bpy.types.Context) -> str:
@@ -115,6 +140,14 @@ class HeadJob(WorkerJob):
         """Send the job to the worker; False if there is none to send, which is told."""
         self._passing = tempfile.TemporaryDirectory(prefix="headcast-", dir=bpy.app.tempdir)
         job = self.job(context)
+        self._place: Path | None = None  # of the result; a rig has none of its own
+        if isinstance(job, Reconstruct | Reuse):
+            try:
+                self._place = claim(Path(job.out_dir))
+                job = replace(job, out_dir=str(self._place))
+            except OSError as error:
+                message = pgettext_rpt("The folder of heads cannot be written: {reason}.")
+                job = Failed(message.format(reason=error.strerror or error), UNWRITABLE_HINT)
         if isinstance(job, Failed):
             self._passing.cleanup()
             self._fail(job)
@@ -127,6 +160,8 @@ class HeadJob(WorkerJob):
         """Bring the result in, or say why there is none."""
         self._passing.cleanup()
         outcome = self.outcome_of_run(outcome)
+        if self._place and not isinstance(outcome, Done):
+            give_back(self._place)
         told = ""
         if isinstance(outcome, Done):
             try:
