@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.blender.conftest import PATIENCE_S, part
+from tests.blender.conftest import PACKAGE, PATIENCE_S, part
 from tests.blender.test_import_head import names
 from tests.blender.test_reconstruct import ByHand, is_alive, photo  # noqa: F401  a fixture
 
@@ -164,3 +166,55 @@ def test_undo_while_a_job_runs_neither_ends_nor_harms_it(
     (tmp_path / "go on").touch()
     assert hand.until_over() == {"FINISHED"}
     assert "Head" in blender.data.objects and "Cube.001" not in blender.data.objects
+
+
+def test_a_worker_killed_at_its_rig_leaves_the_head_with_a_warning(
+    blender: ModuleType,
+    photo: Any,  # noqa: F811
+    worker_that: Callable[[str], None],
+) -> None:
+    worker_that("wait for rig")
+    blender.context.scene.headcast.make_rig = True
+    hand = ByHand(blender.context)
+    hand.begin()
+    os.kill(until_label(hand, "Fitting the face's shape"), signal.SIGKILL)
+    begun = time.monotonic()
+    assert hand.until_over() == {"FINISHED"} and time.monotonic() - begun < ANSWER_S
+    assert "Head" in blender.data.objects
+    assert "stopped unexpectedly" in part("session").SESSION.warnings[-1]
+
+
+@pytest.mark.thorough
+def test_the_real_worker_killed_at_each_stage_is_told_at_once_and_the_next_click_works(
+    blender: ModuleType, astronaut: Path, tmp_path: Path
+) -> None:
+    settings = blender.context.scene.headcast
+    settings.image = blender.data.images.load(str(astronaut))
+    settings.device = "CPU"
+    settings.grid, settings.faces, settings.texture_size = 96, 4000, 512
+
+    def labels_until(death: str) -> list[str]:
+        """Have the next worker die there; what it has said by the end of the job."""
+        notes, python = tmp_path / f"notes {death}", tmp_path / f"python {death}"
+        command = shlex.join([sys.executable, str(Path(__file__).with_name("mortal_worker.py")), death, str(notes)])
+        python.write_text(f'#!/bin/sh\nexec {command} "$@"\n', encoding="utf-8")
+        python.chmod(0o755)
+        blender.context.preferences.addons[PACKAGE].preferences.worker_python = str(python)
+        hand = ByHand(blender.context)
+        hand.begin()
+        assert hand.until_over() == ({"CANCELLED"} if death else {"FINISHED"}), hand.reports
+        return notes.read_text(encoding="utf-8").splitlines()
+
+    stages = list(dict.fromkeys(labels_until("")))
+    assert len(stages) > 10 and stages[0] == "Starting the engine" and stages[-1] == "Writing the files"
+    made, folders = names(blender), result_folders()
+    for stage in stages:
+        killed_at = float(labels_until(stage)[-1])
+        seconds = time.time() - killed_at
+        print(f"{stage}: {seconds:.2f} s")
+        assert seconds < ANSWER_S, stage
+        assert names(blender) == made and result_folders() == folders, stage
+        failure = part("session").SESSION.failure
+        assert "stopped unexpectedly" in failure.message and failure.hint, stage
+    labels_until("")
+    assert len(names(blender)["objects"]) == len(made["objects"]) + 2
