@@ -32,6 +32,7 @@ class HEADCAST_OT_doctor(WorkerJob, bpy.types.Operator):
         return result
 
     def _submit(self, context: bpy.types.Context) -> bool:
+        context.scene.headcast.migrate()
         options = context.scene.headcast.options()
         SESSION.submit(worker_place(), Examine(options.model, options.device))
         return True

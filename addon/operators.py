@@ -139,6 +139,7 @@ class HeadJob(WorkerJob):
     def _submit(self, context: bpy.types.Context) -> bool:
         """Send the job to the worker; False if there is none to send, which is told."""
         self._passing = tempfile.TemporaryDirectory(prefix="headcast-", dir=bpy.app.tempdir)
+        context.scene.headcast.migrate()  # of a file that was open before Headcast was enabled or updated
         job = self.job(context)
         self._place: Path | None = None  # of the result; a rig has none of its own
         if isinstance(job, Reconstruct | Reuse):

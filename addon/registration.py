@@ -42,6 +42,7 @@ def register() -> None:
         bpy.utils.register_class(cls)
     bpy.types.Scene.headcast = bpy.props.PointerProperty(type=properties.HEADCAST_PG_settings)
     bpy.types.Object.headcast_rig = bpy.props.PointerProperty(type=HEADCAST_PG_rig)
+    properties.register()
     seen_in_photo.register()
 
 
@@ -51,6 +52,7 @@ def unregister() -> None:
     SESSION.close()
     model_operators.passing.forget()
     seen_in_photo.unregister()
+    properties.unregister()
     del bpy.types.Object.headcast_rig
     del bpy.types.Scene.headcast
     for cls in reversed(CLASSES):

@@ -132,8 +132,8 @@ class OperatorByHand:
     def event(self, kind: str) -> set[str]:
         return self.modal(self.context, SimpleNamespace(type=kind, value="PRESS"))
 
-    def until_over(self) -> set[str]:
-        end = time.monotonic() + PATIENCE_S
+    def until_over(self, patience_s: float = PATIENCE_S) -> set[str]:
+        end = time.monotonic() + patience_s
         while time.monotonic() < end:
             result = self.event("TIMER")
             if result != {"PASS_THROUGH"}:

@@ -15,6 +15,7 @@ import os
 import socket
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 PACKAGE = "bl_ext.user_default.headcast"
@@ -48,7 +49,7 @@ def health(bpy: Any) -> dict[str, Any]:
 
 def install(bpy: Any, archive: str) -> dict[str, Any]:
     """From the file, as from the menu; enabled by it."""
-    bpy.ops.wm.read_userpref()  # the bpy module does not by itself
+    recall(bpy)
     done = bpy.ops.extensions.package_install_files(filepath=archive, repo="user_default", enable_on_install=True)
     bpy.ops.wm.save_userpref()
     return {"installed": sorted(done), "enabled": PACKAGE in bpy.context.preferences.addons}
@@ -99,7 +100,7 @@ def settle(bpy: Any, python: str) -> dict[str, Any]:
 
 def look(bpy: Any) -> dict[str, Any]:
     """What is there of the user's."""
-    bpy.ops.wm.read_userpref()
+    recall(bpy)
     own = enabled(bpy)
     user_folder = sys.modules[f"{PACKAGE}.addon.user_folder"].user_folder
     files = {name: sorted(path.name for path in user_folder(name).iterdir()) for name in ("models", "heads")}
@@ -136,6 +137,12 @@ def begin(bpy: Any, label: str, photo: str) -> dict[str, Any]:
     return {}
 
 
+def recall(bpy: Any) -> None:
+    """Read the saved preferences, which the bpy module does not by itself."""
+    if Path(bpy.utils.user_resource("CONFIG"), "userpref.blend").exists():
+        bpy.ops.wm.read_userpref()
+
+
 def enabled(bpy: Any) -> Any:
     """The preferences of the add-on, which runs from here on."""
     import addon_utils
@@ -154,6 +161,6 @@ if __name__ == "__main__":
     told.update(STEPS[step](bpy, *arguments))
     print(json.dumps(told), flush=True)
     if bpy.app.version < (4, 3):
-        # The bpy of 4.2 can crash when Python has ended, while it frees the types of its editors; without any extension,
-        # too, such as after a glTF import.
+        # The bpy of 4.2 can crash when Python has ended, while it frees the types of its editors: also without any
+        # extension, such as after a glTF import.
         os._exit(0)

@@ -21,6 +21,7 @@ from tests.blender.test_reconstruct import ByHand, is_alive, photo  # noqa: F401
 pytestmark = pytest.mark.blender
 
 ANSWER_S = 2.0  # from a worker's death to Blender's words
+HEAD_S = 300.0  # for the real worker to start and make a small head on a loaded machine
 
 
 def until_label(hand: ByHand, label: str) -> int:
@@ -184,6 +185,44 @@ def test_a_worker_killed_at_its_rig_leaves_the_head_with_a_warning(
     assert "stopped unexpectedly" in part("session").SESSION.warnings[-1]
 
 
+def stored(settings: Any) -> Any:
+    """What the file holds of the settings, by their names: Blender 5 keeps it apart from custom properties."""
+    apart = getattr(settings, "bl_system_properties_get", None)
+    return apart(do_create=True) if apart else settings
+
+
+@pytest.mark.parametrize("how", ["loaded", "open before"])
+def test_settings_of_another_version_are_taken_over_and_what_is_unknown_becomes_the_default(
+    blender: ModuleType,
+    photo: Any,  # noqa: F811
+    worker_that: Callable[[str], None],
+    tmp_path: Path,
+    capfd: Any,
+    how: str,
+) -> None:
+    settings = blender.context.scene.headcast
+    settings.seed, settings.symmetry = 7, "MIRROR"
+    # A device and a level that later versions may have, a model without its name, a former name and limit, a word for a
+    # number, and what nobody knows.
+    strange = {"device": 9, "refinement": 7, "model": 12345, "mirror": False, "faces": 3, "neck": "LOOP", "of_2031": 1}
+    for name, value in strange.items():
+        stored(settings)[name] = value
+    if how == "loaded":
+        blender.ops.wm.save_as_mainfile(filepath=str(tmp_path / "other.blend"))
+        blender.ops.wm.open_mainfile(filepath=str(tmp_path / "other.blend"))
+    else:
+        worker_that("done")
+        assert blender.ops.headcast.reconstruct() == {"FINISHED"}
+    settings = blender.context.scene.headcast
+    assert (settings.device, settings.refinement, settings.neck) == ("AUTO", "FAST", "CLOSED")
+    assert settings.model == "starter" and settings.missing_model() is None
+    assert settings.faces == 1000 and not settings.mirror_face
+    assert (settings.seed, settings.symmetry) == (7, "MIRROR")
+    assert settings.image.name == "Été à la plage 写真.png"
+    printed = capfd.readouterr().out
+    assert "choice of Device is not known" in printed and "choice of Symmetry" not in printed
+
+
 @pytest.mark.thorough
 def test_the_real_worker_killed_at_each_stage_is_told_at_once_and_the_next_click_works(
     blender: ModuleType, astronaut: Path, tmp_path: Path
@@ -202,7 +241,7 @@ def test_the_real_worker_killed_at_each_stage_is_told_at_once_and_the_next_click
         blender.context.preferences.addons[PACKAGE].preferences.worker_python = str(python)
         hand = ByHand(blender.context)
         hand.begin()
-        assert hand.until_over() == ({"CANCELLED"} if death else {"FINISHED"}), hand.reports
+        assert hand.until_over(HEAD_S) == ({"CANCELLED"} if death else {"FINISHED"}), hand.reports
         return notes.read_text(encoding="utf-8").splitlines()
 
     stages = list(dict.fromkeys(labels_until("")))
