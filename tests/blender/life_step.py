@@ -1,7 +1,7 @@
 """One start of a Blender in a profile of its own, for tests of what outlives a Blender, or meets another one.
 
     python life_step.py install ZIP | use PHOTO | after
-                        settle PYTHON | look | make PYTHON PHOTO | begin LABEL PHOTO
+                        settle ZIP PYTHON | look | make PYTHON PHOTO | begin LABEL PHOTO
 
 BLENDER_USER_RESOURCES names the profile. Imports nothing of this project and nothing that bpy does not bring. Prints
 what it found as one line of JSON. The steps of the first line run without a network.
@@ -86,8 +86,9 @@ def after(bpy: Any) -> dict[str, Any]:
     return {"enabled": PACKAGE in bpy.context.preferences.addons}
 
 
-def settle(bpy: Any, python: str) -> dict[str, Any]:
-    """A user moves in: preferences, a model, a head."""
+def settle(bpy: Any, archive: str, python: str) -> dict[str, Any]:
+    """A user moves in: the extension, preferences, a model, a head."""
+    install(bpy, archive)
     own = enabled(bpy)
     own.consent, own.worker_python = True, python
     user_folder = sys.modules[f"{PACKAGE}.addon.user_folder"].user_folder

@@ -41,4 +41,4 @@ def progress_of(self: worker.Worker, job: worker._Job) -> Callable[[float, str],
 
 
 worker.Worker._progress = progress_of  # type: ignore[method-assign]
-sys.exit(worker.main())
+worker.main()

@@ -78,8 +78,7 @@ def older(archive: Path, folder: Path) -> Path:
 def test_an_update_keeps_preferences_models_and_heads(
     extension_zip: Path, start: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
-    assert ending(start("install", str(older(extension_zip, tmp_path))))["enabled"]
-    before = ending(start("settle", "/some/python"))
+    before = ending(start("settle", str(older(extension_zip, tmp_path)), "/some/python"))
     assert before["version"] == "0.0.9" and before["consent"] and before["worker_python"] == "/some/python"
     assert before["models"] == ["mine.safetensors"] and before["heads"] == ["a head"]
     assert ending(start("install", str(extension_zip)))["enabled"]
