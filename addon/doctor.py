@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import bpy
+from bpy.app.translations import pgettext_rpt
 
 from ..inference.messages import WORKER_DIED, Examined, Failed, Finding, report_of
 from .engine import PYTHON_MIN, EngineCheck, check_engine
@@ -39,7 +40,7 @@ class Examination:
 
     @property
     def report(self) -> str:
-        """All of it as lines of text, without personal data."""
+        """All of it as lines of English text, whatever the interface's language, without personal data."""
         return without_names(report_of(self.findings))
 
 
@@ -72,16 +73,19 @@ def examination_of(answer: Examined | Failed, place: WorkerPlace, chosen: bool) 
 
 def blender() -> Finding:
     """This Blender's version and its own Python's."""
-    text = f"{bpy.app.version_string}, Python {platform.python_version()}"
-    return Finding("Blender", f"{text}, without a window" if bpy.app.background else text)
+    gaps = {"version": bpy.app.version_string, "python": platform.python_version()}
+    if bpy.app.background:
+        return Finding("Blender", "{version}, Python {python}, without a window", gaps=gaps)
+    return Finding("Blender", "{version}, Python {python}", gaps=gaps)
 
 
 def engine_kind(place: WorkerPlace, chosen: bool) -> Finding:
     """Where the worker's Python comes from; not its path."""
     if chosen:
         return Finding("Engine", "on a Python chosen in the preferences")
-    packages = "the packages of extensions" if place.extra_paths else "no packages of extensions"
-    return Finding("Engine", f"on Blender's own Python, with {packages}")
+    if place.extra_paths:
+        return Finding("Engine", "on Blender's own Python, with the packages of extensions")
+    return Finding("Engine", "on Blender's own Python, with no packages of extensions")
 
 
 def why_silent(failure: Failed, check: EngineCheck) -> Finding:
@@ -91,7 +95,8 @@ def why_silent(failure: Failed, check: EngineCheck) -> Finding:
     version = ".".join(map(str, check.version))
     if check.version[:2] < PYTHON_MIN:
         needed = ".".join(map(str, PYTHON_MIN))
-        return Finding("Engine's Python", version, f"Too old: {needed} or newer is needed.", TOO_OLD_HINT)
+        trouble = "Too old: {needed} or newer is needed."
+        return Finding("Engine's Python", version, trouble, TOO_OLD_HINT, gaps={"needed": needed})
     hint = DIED_HINT if failure.message == WORKER_DIED.message else failure.hint
     return Finding("Engine's Python", version, failure.message, hint)
 
@@ -113,7 +118,8 @@ def without_names(text: str) -> str:
 
 def draw_examination(context: bpy.types.Context, layout: bpy.types.UILayout, examination: Examination) -> None:
     """The findings line by line, with what to do about troubles, and the button that copies them."""
-    for finding in examination.findings:
+    for found in examination.findings:
+        finding = found.in_words(pgettext_rpt)
         icon = "CHECKMARK"
         if finding.trouble:
             icon = "CANCEL" if finding.severe else "ERROR"

@@ -7,10 +7,9 @@ from bpy.app.translations import pgettext_rpt
 
 from ..inference.messages import Cancelled, Examine, Examined, Failed, Outcome
 from .doctor import examination_of, last_examination, remember
-from .operators import redraw_panels
 from .preferences import preferences, worker_place
 from .session import SESSION
-from .worker_job import WorkerJob
+from .worker_job import WorkerJob, redraw_panels
 
 
 class HEADCAST_OT_doctor(WorkerJob, bpy.types.Operator):
@@ -33,6 +32,7 @@ class HEADCAST_OT_doctor(WorkerJob, bpy.types.Operator):
         return result
 
     def _submit(self, context: bpy.types.Context) -> bool:
+        context.scene.headcast.migrate()
         options = context.scene.headcast.options()
         SESSION.submit(worker_place(), Examine(options.model, options.device))
         return True

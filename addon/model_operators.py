@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import shutil
 import tempfile
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,14 +13,13 @@ from bpy.props import CollectionProperty, StringProperty
 from ..inference.messages import WORKER_DIED, Cancelled, Convert, Converted, Failed, Outcome
 from . import model_file, properties
 from .model_file import ModelUnusable
-from .operators import redraw_panels
 from .preferences import worker_place
 from .session import SESSION
-from .worker_job import WorkerJob
+from .user_folder import UNFINISHED_SUFFIX, UNWRITABLE_HINT, remove_forgotten
+from .worker_job import WorkerJob, redraw_panels
 
 FILE_PATTERNS = "*.safetensors;*.pkl;*.pt;*.pth;*.npy"
-PASSING_PREFIX, PASSING_SUFFIX = ".adding-", ".part"  # a folder in the models folder, where nothing hidden is a model
-FORGOTTEN_S = 24 * 3600.0  # a passing folder so old is of a Blender that crashed, not of another one at work
+PASSING_PREFIX = ".adding-"  # of a folder in the models folder, where nothing hidden is a model
 DIED_HINT = "Add the model again; the process restarts by itself. Close other programs if memory is short."
 
 
@@ -40,8 +36,8 @@ class PassingFolder:
         """A new folder in the models folder. Raises OSError."""
         self.forget()
         models.mkdir(parents=True, exist_ok=True)
-        _remove_forgotten(models)
-        self._folder = tempfile.TemporaryDirectory(prefix=PASSING_PREFIX, suffix=PASSING_SUFFIX, dir=models)
+        remove_forgotten(models)
+        self._folder = tempfile.TemporaryDirectory(prefix=PASSING_PREFIX, suffix=UNFINISHED_SUFFIX, dir=models)
         return Path(self._folder.name)
 
     def forget(self) -> None:
@@ -54,20 +50,13 @@ class PassingFolder:
 passing = PassingFolder()
 
 
-def _remove_forgotten(models: Path) -> None:
-    for folder in models.glob(f"{PASSING_PREFIX}*{PASSING_SUFFIX}"):
-        with contextlib.suppress(FileNotFoundError):  # another Blender removes it too
-            if time.time() - folder.stat().st_mtime > FORGOTTEN_S:
-                shutil.rmtree(folder)
-
-
 def failed(error: ModelUnusable | OSError) -> Failed:
     """An error of this process in the words of the worker's."""
     if isinstance(error, ModelUnusable):
         return Failed(error.message, error.hint)
     return Failed(
         f"The models folder cannot be written: {error.strerror or error}.",
-        "Free some space on that disk, and check that you may write to the folder.",
+        UNWRITABLE_HINT,
     )
 
 

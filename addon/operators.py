@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
+import contextlib
+import glob
 import re
+import shutil
 import tempfile
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +16,7 @@ import bpy
 from bpy.app.translations import pgettext_rpt
 from bpy.props import BoolProperty, EnumProperty, StringProperty
 
-from ..inference.messages import Cancelled, Done, Failed, Job, Outcome, Progress, Reconstruct, Rig
+from ..inference.messages import Cancelled, Done, Failed, Job, Outcome, Progress, Reconstruct, Reuse, Rig
 from . import properties, seen_in_photo
 from .all_or_nothing import ImportFailed
 from .head_link import LinkBroken
@@ -23,10 +26,9 @@ from .photo_file import ImageUnusable, photo_file
 from .preferences import preferences, worker_place
 from .rig.make_rig import bring_rig_in
 from .session import SESSION
-from .user_folder import user_folder
+from .user_folder import UNFINISHED_SUFFIX, UNWRITABLE_HINT, remove_forgotten, user_folder
+from .worker_job import WorkerJob, redraw_panels
 
-TIMER_S = 0.1  # how often a running job is looked after
-WAIT_S = 0.1  # how long a blocking run sleeps between two looks
 PHOTO_SUFFIXES = ".jpg;.jpeg;.png;.tif;.tiff;.webp;.bmp"
 WAITING_FOR_OBJECT_MODE = Progress(1.0, "Done: switch to Object Mode to receive the head")
 PHOTO_NOT_COPIED = Failed(
@@ -41,14 +43,34 @@ def heads_folder() -> Path:
 
 
 def new_job_folder(name: str) -> Path:
-    """Path for the next head of a photo of that name; the worker makes the folder."""
-    stem = re.sub(UNFIT_FOR_FILES, "_", name) + datetime.now().strftime(" %Y-%m-%d %H-%M-%S")
-    numbers = itertools.chain([""], map(" ({})".format, itertools.count(2)))
-    return next(path for number in numbers if not (path := heads_folder() / f"{stem}{number}").exists())
+    """Path for the next head of a photo of that name; nothing is made."""
+    return heads_folder() / (re.sub(UNFIT_FOR_FILES, "_", name) + datetime.now().strftime(" %Y-%m-%d %H-%M-%S"))
 
 
-class HeadJob:
-    """An operator that has the worker make a head: it waits without stopping Blender, and brings the result in."""
+def claim(folder: Path) -> Path:
+    """Make that folder, or the next number of it that is free, so that no other Blender takes it. Raises OSError."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    remove_forgotten(folder.parent)
+    place, number = folder, 1
+    while True:
+        try:
+            place.mkdir()
+            return place
+        except FileExistsError:
+            number += 1
+            place = folder.with_name(f"{folder.name} ({number})")
+
+
+def give_back(place: Path) -> None:
+    """Take away a claimed folder that got no head, and what a worker that died has left beside it."""
+    for unfinished in place.parent.glob(f".{glob.escape(place.name)}.*{UNFINISHED_SUFFIX}"):
+        shutil.rmtree(unfinished, ignore_errors=True)
+    with contextlib.suppress(OSError):  # not empty: a head is there after all
+        place.rmdir()
+
+
+class HeadJob(WorkerJob):
+    """An operator that has the worker make a head, and brings the result into the scene."""
 
     bl_options = {"REGISTER", "UNDO"}  # one step: everything arrives in the last call of the operator
     cancelled = "Cancelled; the head is as it was"  # what the user is told after Esc
@@ -73,45 +95,12 @@ class HeadJob:
             return "Confirm first that you may use the likeness of the person in the photo"
         return cls.what_is_missing(context) or ("" if context.mode == "OBJECT" else "Switch to Object Mode first")
 
-    def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
-        if not self._submit(context):
-            return {"CANCELLED"}
-        self._outcome: Outcome | None = None
-        timers.start(context)
-        context.window_manager.modal_handler_add(self)
-        return {"RUNNING_MODAL"}
-
-    def modal(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
-        if event.type == "ESC" and event.value == "PRESS" and self._outcome is None:
-            SESSION.cancel()
-            redraw_panels(context)
-            return {"RUNNING_MODAL"}
-        if event.type != "TIMER":
-            return {"PASS_THROUGH"}
-        if self._outcome is None and (outcome := SESSION.poll()) and not self._goes_on(outcome):
-            self._outcome = outcome
-        redraw_panels(context)
-        if self._outcome is None:
-            return {"PASS_THROUGH"}
-        if isinstance(self._outcome, Done) and context.mode != "OBJECT":
-            SESSION.progress = WAITING_FOR_OBJECT_MODE  # an import would throw the user out of their mode
-            return {"PASS_THROUGH"}
-        timers.stop()
-        return self._finish(context, self._outcome)
-
-    def execute(self, context: bpy.types.Context) -> set[str]:
-        """Blocking run, for scripts and for Blender without a window."""
-        if not self._submit(context):
-            return {"CANCELLED"}
-        while self._goes_on(outcome := wait_for_outcome(context)):
-            pass
-        return self._finish(context, outcome)
-
-    def cancel(self, _context: bpy.types.Context) -> None:
-        """Blender ends the operator: another file is loaded, or Blender quits."""
-        timers.stop()
-        SESSION.close()
+    def cancel(self, context: bpy.types.Context) -> None:
+        """Blender ends the operator: what was put down for the worker goes with it."""
+        WorkerJob.cancel(self, context)
         self._passing.cleanup()
+        if self._place:
+            give_back(self._place)
 
     @classmethod
     def what_is_missing(cls, context: bpy.types.Context) -> str:
@@ -135,16 +124,31 @@ class HeadJob:
         return outcome
 
     def _goes_on(self, outcome: Outcome) -> bool:
-        """Whether another job of this run has begun now that one has ended."""
         job = self.next_job(outcome)
         if job is not None:
             SESSION.submit(worker_place(), job)
         return job is not None
 
+    def _waits(self, context: bpy.types.Context, outcome: Outcome) -> bool:
+        """An import would throw the user out of their mode."""
+        if not isinstance(outcome, Done) or context.mode == "OBJECT":
+            return False
+        SESSION.progress = WAITING_FOR_OBJECT_MODE
+        return True
+
     def _submit(self, context: bpy.types.Context) -> bool:
         """Send the job to the worker; False if there is none to send, which is told."""
         self._passing = tempfile.TemporaryDirectory(prefix="headcast-", dir=bpy.app.tempdir)
+        context.scene.headcast.migrate()  # of a file that was open before Headcast was enabled or updated
         job = self.job(context)
+        self._place: Path | None = None  # of the result; a rig has none of its own
+        if isinstance(job, Reconstruct | Reuse):
+            try:
+                self._place = claim(Path(job.out_dir))
+                job = replace(job, out_dir=str(self._place))
+            except OSError as error:
+                message = pgettext_rpt("The folder of heads cannot be written: {reason}.")
+                job = Failed(message.format(reason=error.strerror or error), UNWRITABLE_HINT)
         if isinstance(job, Failed):
             self._passing.cleanup()
             self._fail(job)
@@ -157,6 +161,8 @@ class HeadJob:
         """Bring the result in, or say why there is none."""
         self._passing.cleanup()
         outcome = self.outcome_of_run(outcome)
+        if self._place and not isinstance(outcome, Done):
+            give_back(self._place)
         told = ""
         if isinstance(outcome, Done):
             try:
@@ -247,52 +253,6 @@ class HEADCAST_OT_reconstruct(HeadJob, bpy.types.Operator):
 
     def _warn_of_rig(self, reason: str) -> None:
         self._warnings.append(f"{pgettext_rpt('The head came in without a rig.')} {pgettext_rpt(reason)}")
-
-
-class Timers:
-    """The one timer of a running job, kept here so that it can be removed when the add-on goes away."""
-
-    def __init__(self) -> None:
-        self._timer: bpy.types.Timer | None = None
-
-    def start(self, context: bpy.types.Context) -> None:
-        self.stop()
-        self._timer = context.window_manager.event_timer_add(TIMER_S, window=context.window)
-
-    def stop(self) -> None:
-        if self._timer is not None:
-            bpy.context.window_manager.event_timer_remove(self._timer)
-        self._timer = None
-
-
-timers = Timers()
-
-
-def wait_for_outcome(context: bpy.types.Context) -> Outcome:
-    """Block until the running job is over; Ctrl-C in the console cancels it."""
-    window_manager = context.window_manager
-    window_manager.progress_begin(0.0, 1.0)
-    try:
-        while (outcome := SESSION.poll(WAIT_S)) is None:
-            window_manager.progress_update(SESSION.progress.fraction)
-    except KeyboardInterrupt:
-        SESSION.close()
-        return Cancelled()
-    finally:
-        window_manager.progress_end()
-    return outcome
-
-
-def redraw_panels(context: bpy.types.Context) -> None:
-    """Have every sidebar of a 3D viewport and the preferences drawn again: a timer alone redraws nothing."""
-    for window in context.window_manager.windows:
-        for area in window.screen.areas:
-            if area.type == "PREFERENCES":
-                area.tag_redraw()
-            if area.type == "VIEW_3D":
-                for region in area.regions:
-                    if region.type == "UI":
-                        region.tag_redraw()
 
 
 class HEADCAST_OT_cancel(bpy.types.Operator):

@@ -15,6 +15,8 @@ from .model_file import ModelFile, inspect_model
 from .user_folder import user_folder
 
 DEFAULTS = Options()
+BLENDER_5 = bpy.app.version >= (5, 0)  # keeps what it stores of these settings apart from what users add to them
+FORMER_NAMES = {"mirror": "mirror_face"}  # of settings that are on or off
 
 # Identifier: label, description, (grid, faces, texture).
 QUALITIES = {
@@ -230,12 +232,51 @@ class HEADCAST_PG_settings(bpy.types.PropertyGroup):
         """What a rig takes of these choices; in all else it is made as its head was."""
         return {"texture": self.texture_size, "device": self.device.lower()}
 
+    def migrate(self) -> None:
+        """Settle what another version has saved: former names, choices that are none here, numbers beyond limits.
+
+        A choice that is not known becomes the default, which the system console tells.
+        """
+        stored = self.bl_system_properties_get() if BLENDER_5 else self
+        for former, name in FORMER_NAMES.items():
+            if stored and former in stored:
+                setattr(self, name, bool(stored[former]))
+                del stored[former]
+        for item in self.bl_rna.properties:
+            if not self.is_property_set(item.identifier) or item.is_readonly:
+                continue
+            if item.type == "ENUM" and not getattr(self, item.identifier):
+                self.property_unset(item.identifier)
+                print(f"Headcast: another version's choice of {item.name} is not known here; now it is the default.")
+            elif item.type in ("INT", "FLOAT"):
+                value = getattr(self, item.identifier)
+                if not item.hard_min <= value <= item.hard_max:
+                    setattr(self, item.identifier, value)  # Blender limits what is set, not what is loaded
+
     def missing_model(self) -> Failed | None:
         """What to tell the user if the chosen model's file is not there; None if it is."""
         if self.model == DEFAULTS.model or Path(self.model).is_file():
             return None
         what = f"The model {Path(self.model).stem} is missing: there is no file {self.model}."
         return Failed(what, MISSING_HINT, "preferences")
+
+
+@bpy.app.handlers.persistent
+def migrate_all(*_: object) -> None:
+    """Settle the settings of every scene of a file that was just loaded."""
+    for scene in bpy.data.scenes:
+        if not scene.library:  # another file's, not to be changed
+            scene.headcast.migrate()
+
+
+def register() -> None:
+    """From now on with each file that is loaded."""
+    bpy.app.handlers.load_post.append(migrate_all)
+
+
+def unregister() -> None:
+    """No longer."""
+    bpy.app.handlers.load_post.remove(migrate_all)
 
 
 CLASSES = (HEADCAST_PG_settings,)

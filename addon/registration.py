@@ -19,6 +19,7 @@ from . import (
 )
 from .rig.face_control import HEADCAST_PG_rig
 from .session import SESSION
+from .worker_job import timers
 
 CLASSES = (
     *properties.CLASSES,
@@ -41,15 +42,17 @@ def register() -> None:
         bpy.utils.register_class(cls)
     bpy.types.Scene.headcast = bpy.props.PointerProperty(type=properties.HEADCAST_PG_settings)
     bpy.types.Object.headcast_rig = bpy.props.PointerProperty(type=HEADCAST_PG_rig)
+    properties.register()
     seen_in_photo.register()
 
 
 def unregister() -> None:
     """End what runs, then forget every class: no timer and no process stays behind."""
-    operators.timers.stop()
+    timers.stop()
     SESSION.close()
     model_operators.passing.forget()
     seen_in_photo.unregister()
+    properties.unregister()
     del bpy.types.Object.headcast_rig
     del bpy.types.Scene.headcast
     for cls in reversed(CLASSES):

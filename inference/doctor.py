@@ -14,6 +14,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,7 +69,8 @@ def version() -> str:
 def system() -> Finding:
     """The operating system and its processor's kind; not the computer's name."""
     cores = os.cpu_count()
-    return Finding("System", f"{platform.system()} {platform.release()}, {platform.machine()}, {cores} cores")
+    kind = f"{platform.system()} {platform.release()}, {platform.machine()}"
+    return Finding("System", "{kind}, {cores} cores", gaps={"kind": kind, "cores": str(cores)})
 
 
 def python() -> Finding:
@@ -83,11 +85,11 @@ def memory() -> Finding:
         return Finding("Memory", "unknown on this system")
     if free is None:
         return Finding("Memory", f"{total:.1f} GB")
-    text = f"{total:.1f} GB, {free:.1f} GB free"
+    found = Finding("Memory", "{total} GB, {free} GB free", gaps={"total": f"{total:.1f}", "free": f"{free:.1f}"})
     if free < ENOUGH_MEMORY_GB:
         hint = "Close other programs, or choose a lower quality."
-        return Finding("Memory", text, "Little memory is free.", hint, severe=False)
-    return Finding("Memory", text)
+        return replace(found, trouble="Little memory is free.", hint=hint, severe=False)
+    return found
 
 
 def memory_gb() -> tuple[float | None, float | None]:
@@ -109,7 +111,8 @@ def packages() -> list[Finding]:
         name = pinned.partition("==")[0]
         if importlib.util.find_spec(module) is None:
             hint = "Reinstall the extension, or choose a Python that has it in the preferences."
-            missing.append(Finding(f"Package {name}", "missing", "The engine cannot start without it.", hint))
+            trouble = "The engine cannot start without it."
+            missing.append(Finding("Package {name}", "missing", trouble, hint, gaps={"name": name}))
         else:
             there.append(f"{name} {_version_of(name)}")
     return [Finding("Packages", ", ".join(there)), *missing]
@@ -119,14 +122,16 @@ def devices() -> list[Finding]:
     """What torch can compute on: the processor, and graphics cards with their memory."""
     import torch
 
-    found = [Finding("Device cpu", f"torch {torch.__version__}, {torch.get_num_threads()} threads")]
+    gaps = {"version": torch.__version__, "threads": str(torch.get_num_threads())}
+    found = [Finding("Device cpu", "torch {version}, {threads} threads", gaps=gaps)]
     if torch.backends.mps.is_available():
         found.append(Finding("Device mps", "Apple graphics"))
     built_for = torch.version.cuda
     if built_for is None:
         return [*found, Finding("Device cuda", "this torch was built without it")]
     if not torch.cuda.is_available():
-        return [*found, Finding("Device cuda", f"torch was built for CUDA {built_for}, and no card answers")]
+        text = "torch was built for CUDA {version}, and no card answers"
+        return [*found, Finding("Device cuda", text, gaps={"version": built_for})]
     for index in range(torch.cuda.device_count()):
         card = torch.cuda.get_device_properties(index)
         text = f"{card.name}, {card.total_memory / 1e9:.1f} GB, CUDA {built_for}"
@@ -187,23 +192,25 @@ def self_test(model: str, device: str, progress: Progress) -> list[Finding]:
     mesh = extract(field, TEST_GRID, TEST_FACES, lambda share, _: progress(0.6 + 0.2 * share, "Testing the engine"))
     height, closed = height_m(mesh), is_watertight(mesh)
     seconds = time.perf_counter() - started
-    text = (
-        f"a head of {len(mesh.faces):,} faces, {height:.2f} m high, {'closed' if closed else 'open'}, "
-        f"{outline:.0%} of its outline, on {chosen.type} in {seconds:.1f} s"
-    )
+    text = "a head of {faces} faces, {height} m high, closed, {outline} of its outline, on {device} in {seconds} s"
+    if not closed:
+        text = "a head of {faces} faces, {height} m high, open, {outline} of its outline, on {device} in {seconds} s"
+    gaps = {"faces": f"{len(mesh.faces):,}", "height": f"{height:.2f}", "outline": f"{outline:.0%}"}
+    gaps |= {"device": chosen.type, "seconds": f"{seconds:.1f}"}
     trouble = hint = ""
     if not closed or not HEIGHT_M[0] < height < HEIGHT_M[1] or outline < LEAST_OUTLINE:
         trouble = "That is no head: this device, or the installation, computes wrongly."
         hint = "Choose the device CPU; if that is no better, reinstall the extension."
-    found = [Finding("Self-test", text, trouble, hint)]
+    found = [Finding("Self-test", text, trouble, hint, gaps=gaps)]
     if chosen.type != "cpu":
         progress(0.85, "Comparing with the processor")
         reference, _ = read_dummy(pipeline.load_models(model, "cpu").head, pipeline.choose_device("cpu"))
         apart = surfaces_apart(field, reference)
-        text = f"surfaces by {chosen.type} and cpu differ by {apart * METRES_PER_UNIT * 1e3:.2g} mm at most"
+        text = "surfaces by {device} and cpu differ by {apart} mm at most"
+        gaps = {"device": chosen.type, "apart": f"{apart * METRES_PER_UNIT * 1e3:.2g}"}
         wrong = not apart < FURTHEST  # also where it is not a number
         trouble = "This device computes wrongly." if wrong else ""
-        found.append(Finding("Self-test", text, trouble, "Choose the device CPU." if wrong else ""))
+        found.append(Finding("Self-test", text, trouble, "Choose the device CPU." if wrong else "", gaps=gaps))
     return found
 
 
@@ -277,8 +284,8 @@ def _asked(topic: str, question: Callable[[], list[Finding]]) -> list[Finding]:
     except HeadcastError as error:
         return [Finding(topic, "failed", error.message, error.hint)]
     except (OSError, ImportError, RuntimeError, ValueError) as error:
-        kind = type(error).__name__
-        return [Finding(topic, "failed", f"{kind} while looking at it.", "Reinstall the extension, or report this.")]
+        trouble, hint = "{kind} while looking at it.", "Reinstall the extension, or report this."
+        return [Finding(topic, "failed", trouble, hint, gaps={"kind": type(error).__name__})]
 
 
 def _version_of(package: str) -> str:

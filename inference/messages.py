@@ -9,7 +9,7 @@ rig, Converted for a model and Examined for the installation.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeAlias
 
@@ -171,6 +171,8 @@ class Finding:
     trouble:     what is wrong, "" if nothing is.
     hint:        what to do about it.
     severe:      of trouble: no head can be made; else it may yet go well, or only on another device.
+    gaps:        what fills the `{gaps}` in all of these, so that they can be translated before; without any, a brace is
+                 a brace, as in somebody's path.
     """
 
     topic: str
@@ -178,6 +180,16 @@ class Finding:
     trouble: str = ""
     hint: str = ""
     severe: bool = True
+    gaps: dict[str, str] = field(default_factory=dict)
+
+    def in_words(self, translated: Callable[[str], str] = str) -> Finding:
+        """The same with its gaps filled, each text in the reader's language first."""
+
+        def words(text: str) -> str:
+            said = translated(text)
+            return said.format(**self.gaps) if self.gaps else said
+
+        return Finding(words(self.topic), words(self.text), words(self.trouble), words(self.hint), self.severe)
 
 
 @dataclass(frozen=True)
@@ -258,7 +270,8 @@ def kept_options(values: Mapping[str, Any]) -> tuple[Options, tuple[str, ...]]:
 
 
 def report_of(findings: Sequence[Finding]) -> str:
-    """The findings as lines of text, troubles with what to do about them below."""
+    """The findings as lines of English text, troubles with what to do about them below."""
+    findings = [finding.in_words() for finding in findings]
     width = max(len(finding.topic) for finding in findings)
     lines = []
     for finding in findings:

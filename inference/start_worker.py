@@ -26,4 +26,4 @@ if __name__ == "__main__":
     prepare(sys.argv[1], sys.argv[2:])
     from inference.worker import main
 
-    sys.exit(main())
+    main()

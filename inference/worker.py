@@ -7,6 +7,7 @@ are no such calls, so then the reader thread answers.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import platform
@@ -18,7 +19,7 @@ import time
 import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, NoReturn
 
 from .errors import known_failure
 from .messages import (
@@ -243,10 +244,12 @@ def private_pipes() -> tuple[IO[bytes], IO[bytes]]:
     return requests, answers
 
 
-def main() -> int:
-    """Serve Blender until it closes the pipe."""
+def main() -> NoReturn:
+    """Serve Blender until it closes the pipe, then end the process."""
     wait_asleep()
     requests, answers = private_pipes()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in Blender's terminal is Blender's to answer
-    Worker(requests, answers).run()
-    return 0
+    with contextlib.suppress(SystemExit):  # Blender is gone
+        Worker(requests, answers).run()
+    sys.stderr.flush()
+    os._exit(0)  # Python's own end takes torch apart piece by piece: up to 7 s on a busy computer

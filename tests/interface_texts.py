@@ -7,6 +7,7 @@ that stand where Blender shows text.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +19,8 @@ SHOWN_ATTRIBUTES = {"bl_label", "message", "hint", "cancelled"}
 PROGRESS_CALLS = {"stage", "progress", "step"}  # of the engine: the label on the progress bar
 FAILURE_CALLS = {"Failed"}  # of the engine: message and hint
 WARNING_CALLS = {"append"}  # of the engine: warnings that come with a head
+FINDING_CALLS = {"Finding", "_asked", "replace"}  # of the doctors on both sides: topics and what they are like
+FINDING_NAMES = {"text", "trouble", "hint"}  # what the doctors call these texts before they are put together
 # Names of data that the add-on makes, which keep their names whatever the language.
 NO_TEXTS = frozenset(
     {
@@ -51,9 +54,11 @@ def texts() -> set[str]:
     """Everything that is shown: the add-on's own texts, the engine's errors, and the labels of its progress."""
     found: set[str] = set()
     for path in sorted((ROOT / "addon").rglob("*.py")):
-        found |= set(_of_addon(ast.parse(path.read_text(encoding="utf-8"))))
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        found |= {*_of_addon(tree), *(_of_doctor(tree) if path.name == "doctor.py" else ())}
     for path in sorted((ROOT / "inference").rglob("*.py")):
-        found |= set(_of_engine(ast.parse(path.read_text(encoding="utf-8")), path.name == "errors.py"))
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        found |= {*_of_engine(tree, path.name == "errors.py"), *(_of_doctor(tree) if path.name == "doctor.py" else ())}
     return found - NO_TEXTS
 
 
@@ -92,6 +97,26 @@ def _of_engine(tree: ast.Module, is_errors: bool) -> Iterator[str]:
                 yield from (text for argument in said for text in _words(argument))
             elif called in WARNING_CALLS and _is_text(node.args[0]) and _is_sentence(node.args[0].value):
                 yield node.args[0].value
+
+
+def _of_doctor(tree: ast.Module) -> Iterator[str]:
+    """Findings: small letters too, for a finding goes on after its topic."""
+    said: list[ast.expr] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in FINDING_CALLS:
+            said += [*node.args, *(given.value for given in node.keywords if given.arg in FINDING_NAMES)]
+        elif isinstance(node, ast.Assign) and {name.id for name in _names(node.targets[0])} & FINDING_NAMES:
+            said.append(node.value)
+    # What a call within is given, such as a lambda or a number's format, is no text.
+    for value in said:
+        for part in value.elts if isinstance(value, ast.Tuple) else [value]:
+            for text in (part.body, part.orelse) if isinstance(part, ast.IfExp) else [part]:
+                if _is_text(text) and re.search("[A-Za-z]", re.sub(r"{\w+}", "", text.value)):
+                    yield text.value
+
+
+def _names(target: ast.expr) -> Iterator[ast.Name]:
+    return (node for node in ast.walk(target) if isinstance(node, ast.Name))
 
 
 def _named_texts(node: ast.ClassDef) -> Iterator[str]:

@@ -61,4 +61,8 @@ def test_the_texts_are_found_where_users_read_them() -> None:
         "The face is blurred, and so will its texture be. Use a photo that is in focus.",
         "Choose a photo first",
         "Engine",
+        "{total} GB, {free} GB free",
+        "failed",
+        "Self-test",
+        "Little memory is free.",
     } <= texts()

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import FunctionType, ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -111,24 +111,29 @@ def worker_that(blender: ModuleType, job_folder: Path, tmp_path: Path) -> Callab
 
 
 class OperatorByHand:
-    """An operator's own methods on a plain object: without a window no event ever reaches a modal operator.
+    """An operator's own methods on a plain object: without a window no event ever reaches a modal operator."""
 
-    kind: the operator's class; methods: names of those that are taken over, `modal` among them.
-    """
+    def __init__(self, kind: type, context: Any) -> None:
+        self.kind, self.context, self.reports = kind, context, []
 
-    def __init__(self, kind: type, methods: tuple[str, ...], context: Any) -> None:
-        self.context, self.reports = context, []
-        for name in methods:
-            setattr(self, name, getattr(kind, name).__get__(self))
+    def __getattr__(self, name: str) -> Any:
+        """What the operator's class has of that name, its functions as methods of this object."""
+        found = getattr(self.kind, name)
+        return found.__get__(self) if isinstance(found, FunctionType) else found
+
+    def begin(self) -> None:
+        """What invoke does, but for the handler."""
+        assert self._submit(self.context)
+        part("worker_job").timers.start(self.context)
 
     def report(self, kind: set[str], text: str) -> None:
         self.reports.append((*kind, text))
 
     def event(self, kind: str) -> set[str]:
-        return self.modal(self.context, SimpleNamespace(type=kind, value="PRESS"))  # type: ignore[attr-defined]
+        return self.modal(self.context, SimpleNamespace(type=kind, value="PRESS"))
 
-    def until_over(self) -> set[str]:
-        end = time.monotonic() + PATIENCE_S
+    def until_over(self, patience_s: float = PATIENCE_S) -> set[str]:
+        end = time.monotonic() + patience_s
         while time.monotonic() < end:
             result = self.event("TIMER")
             if result != {"PASS_THROUGH"}:

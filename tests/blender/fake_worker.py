@@ -4,7 +4,8 @@
 
 HOW: "done" answers with a copy of FOLDER, "fail" with an error, "die" ends in mid-job, "wait" works until cancelled.
 Of a rig, "done" copies the folder "rig" beside FOLDER into the head's. "fail rig" and "wait for rig" are like "done"
-for all but rigs.
+for all but rigs, "wait for a file" once there is a file "go on" beside the photo. "wait at LABEL" is like "wait", with
+that label on its progress.
 Of a model, "done" makes a copy of the last source, and the others leave half of one.
 """
 
@@ -14,6 +15,7 @@ import hashlib
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
 
 how, prepared, root = sys.argv[1], Path(sys.argv[2]), sys.argv[5]
@@ -65,9 +67,12 @@ for line in sys.stdin.buffer:
     if isinstance(message, Examine):
         say(Progress(0.5, "Testing the engine"))
         if how == "done":
-            little = Finding("Memory", "8.0 GB, 1.0 GB free", "Little memory is free.", "Close programs.", severe=False)
+            memory = {"total": "8.0", "free": "1.0"}
+            text, trouble = "{total} GB, {free} GB free", "Little memory is free."
+            little = Finding("Memory", text, trouble, "Close programs.", severe=False, gaps=memory)
             asked = Finding("Asked for", f"{message.model} on {message.device}")
-            gone = Finding("Model", "failed", f"There is no file {Path.home() / 'my.safetensors'}.", "Copy it again.")
+            place = Path.home() / "{mine}" / "my.safetensors"
+            gone = Finding("Model", "failed", f"There is no file {place}.", "Copy it again.")
             say(Examined((asked, little, gone)))
         elif how == "die":
             os._exit(139)
@@ -80,9 +85,11 @@ for line in sys.stdin.buffer:
         elif how.startswith("fail"):
             say(Failed("The head has no landmarks of its face.", "Make the head again."))
     elif isinstance(message, Reconstruct):
-        say(Progress(0.5, "Shaping the surface"))
-        if how in ("done", "fail rig", "wait for rig"):
-            shutil.copytree(prepared, message.out_dir)
+        say(Progress(0.5, how.removeprefix("wait at ") if how.startswith("wait at ") else "Shaping the surface"))
+        while how == "wait for a file" and not Path(message.photo).with_name("go on").exists():
+            time.sleep(0.01)
+        if how in ("done", "fail rig", "wait for rig", "wait for a file"):
+            shutil.copytree(prepared, message.out_dir, dirs_exist_ok=True)
             shutil.copy(message.photo, Path(message.out_dir) / "photo")  # fails if the file is not there
             say(Done(message.out_dir, {"warnings": ["2 faces were found; the largest was taken."]}))
         elif how == "fail":
@@ -93,7 +100,7 @@ for line in sys.stdin.buffer:
         say(Progress(0.5, "Painting the skin"))
         if how == "done":
             # The other version that lies beside the prepared one; of a re-bake, with the mesh that was sent.
-            shutil.copytree(prepared.with_name("another version"), message.out_dir)
+            shutil.copytree(prepared.with_name("another version"), message.out_dir, dirs_exist_ok=True)
             if isinstance(message, Rebake):
                 shutil.copy(message.mesh, message.out_dir)
             (Path(message.out_dir) / "request.json").write_bytes(encode(message))

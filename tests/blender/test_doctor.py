@@ -71,6 +71,22 @@ def test_findings_are_shown_with_icons_by_how_bad_they_are(
     assert icons["Memory: 8.0 GB, 1.0 GB free"] == "ERROR"
 
 
+def test_findings_are_shown_in_the_interfaces_language_and_copied_in_english(
+    blender: ModuleType, worker_that: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker_that("done")
+    blender.ops.headcast.doctor()
+    # The bpy module has no languages to choose from, so its look-up is ours.
+    german = part("translations").catalogues()["de"]
+    monkeypatch.setattr(part("doctor"), "pgettext_rpt", lambda text: german.get(("*", text), text))
+    shown, report = drawn_preferences(blender).written, found(blender).report
+    for line in ("Speicher: 8.0 GB, 1.0 GB frei", "Es ist wenig Speicher frei.", "Modell: fehlgeschlagen"):
+        assert line in shown
+    # A path with braces is no text with gaps; what has no translation stays as it is.
+    assert any(line.startswith("There is no file ") and "{mine}" in line for line in shown)
+    assert "8.0 GB, 1.0 GB free" in report and "WARNING: Little memory is free." in report
+
+
 def test_the_copied_report_names_nobody(blender: ModuleType, worker_that: Callable[[str], None]) -> None:
     with pytest.raises(RuntimeError, match="Check the installation first"):
         blender.ops.headcast.copy_report()
@@ -112,7 +128,7 @@ def test_an_engine_that_does_not_start_is_a_finding_with_what_to_do(
     choose_python(blender, fake_python(tmp_path / "python", script) if script else tmp_path / "none")
     assert blender.ops.headcast.doctor() == {"FINISHED"}
     examination = found(blender)
-    (trouble,) = (finding for finding in examination.findings if finding.trouble)
+    (trouble,) = (finding.in_words() for finding in examination.findings if finding.trouble)
     assert words in trouble.trouble and trouble.hint and "Reconstruct Head" not in trouble.hint
     report = examination.report
     assert report in capfd.readouterr().out
@@ -144,10 +160,8 @@ def test_it_shows_progress_keeps_other_jobs_waiting_and_can_be_cancelled(
     blender: ModuleType, worker_that: Callable[[str], None]
 ) -> None:
     worker_that("wait")
-    methods = ("_submit", "_finish", "modal", "cancel")
-    hand = OperatorByHand(part("doctor_operators").HEADCAST_OT_doctor, methods, blender.context)
-    assert hand._submit(blender.context)  # type: ignore[attr-defined]
-    part("operators").timers.start(blender.context)
+    hand = OperatorByHand(part("doctor_operators").HEADCAST_OT_doctor, blender.context)
+    hand.begin()
     end = time.monotonic() + PATIENCE_S
     while part("session").SESSION.progress.fraction < 0.5:
         assert time.monotonic() < end and hand.event("TIMER") == {"PASS_THROUGH"}
@@ -160,4 +174,4 @@ def test_it_shows_progress_keeps_other_jobs_waiting_and_can_be_cancelled(
     assert hand.event("ESC") == {"RUNNING_MODAL"}
     assert hand.until_over() == {"CANCELLED"}
     assert hand.reports == [("INFO", "The check was cancelled")] and found(blender) is None
-    assert part("operators").timers._timer is None and not part("session").SESSION.running
+    assert part("worker_job").timers._timer is None and not part("session").SESSION.running

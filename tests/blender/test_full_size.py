@@ -28,15 +28,13 @@ class AddModel(OperatorByHand):
     """Add Model with several files chosen, driven without a window."""
 
     def __init__(self, context: Any, sources: list[Path], name: str) -> None:
-        methods = ("_submit", "_finish", "_fail", "modal", "cancel")
-        super().__init__(part("model_operators").HEADCAST_OT_add_model, methods, context)
+        super().__init__(part("model_operators").HEADCAST_OT_add_model, context)
         self.directory, self.model_name = str(sources[0].parent), name
         self.files = [SimpleNamespace(name=source.name) for source in sources]
 
     def progress_until_over(self) -> list[float]:
         """What the bar showed, each value once."""
-        assert self._submit(self.context)  # type: ignore[attr-defined]
-        part("operators").timers.start(self.context)
+        self.begin()
         shown, end = [0.0], time.monotonic() + CONVERSION_S
         while (result := self.event("TIMER")) == {"PASS_THROUGH"}:
             assert time.monotonic() < end

@@ -50,14 +50,12 @@ class ByHand(OperatorByHand):
     """The button's operator, driven without a window."""
 
     def __init__(self, context: Any, source: Path) -> None:
-        methods = ("_submit", "_finish", "_fail", "modal", "cancel")
-        super().__init__(part("model_operators").HEADCAST_OT_add_model, methods, context)
+        super().__init__(part("model_operators").HEADCAST_OT_add_model, context)
         self.directory, self.files, self.model_name = str(source.parent), [SimpleNamespace(name=source.name)], ""
 
     def begin(self) -> None:
-        """What invoke does, but for the handler; returns once the worker is at work."""
-        assert self._submit(self.context)
-        part("operators").timers.start(self.context)
+        """Returns once the worker is at work."""
+        super().begin()
         end = time.monotonic() + PATIENCE_S
         while part("session").SESSION.progress.fraction < 0.5:
             assert time.monotonic() < end and self.event("TIMER") == {"PASS_THROUGH"}
@@ -242,7 +240,7 @@ def test_progress_is_shown_and_cancelling_leaves_nothing(
     assert hand.reports == [("INFO", "Adding the model was cancelled")]
     assert files_in(models) == []
     assert not part("session").SESSION.running and part("session").SESSION.failure is None
-    assert part("operators").timers._timer is None
+    assert part("worker_job").timers._timer is None
 
 
 @pytest.mark.parametrize("end", ["disable", "window"])
@@ -254,7 +252,7 @@ def test_nothing_stays_behind_when_blender_ends_it(
     worker_that("wait")
     hand = ByHand(blender.context, source)
     hand.begin()
-    session, timers = part("session").SESSION, part("operators").timers
+    session, timers = part("session").SESSION, part("worker_job").timers
     if end == "disable":
         addon_utils.disable(PACKAGE)
     else:

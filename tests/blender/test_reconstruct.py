@@ -32,16 +32,7 @@ class ByHand(OperatorByHand):
     """The button's operator, driven without a window."""
 
     def __init__(self, context: Any) -> None:
-        kind = part("operators").HEADCAST_OT_reconstruct
-        methods = ("_submit", "_finish", "_fail", "_goes_on", "_warn_of_rig", "job", "next_job", "outcome_of_run")
-        super().__init__(kind, (*methods, "receive", "modal", "cancel"), context)
-        self.cancelled = kind.cancelled
-
-    def begin(self) -> None:
-        """What invoke does, but for the handler."""
-        assert self._submit(self.context)
-        self._outcome = None
-        part("operators").timers.start(self.context)
+        super().__init__(part("operators").HEADCAST_OT_reconstruct, context)
 
 
 def is_alive(pid: int) -> bool:
@@ -118,7 +109,7 @@ def test_modal_run_lets_events_through_and_finishes(
     assert not blender.ops.headcast.reconstruct.poll() and blender.ops.headcast.cancel.poll()
     assert hand.until_over() == {"FINISHED"}
     assert "Head" in blender.data.objects
-    assert part("operators").timers._timer is None
+    assert part("worker_job").timers._timer is None
 
 
 @pytest.mark.parametrize("by", ["Esc", "button"])
@@ -138,7 +129,7 @@ def test_cancel_ends_the_job_and_leaves_the_scene(
     assert time.monotonic() - begun < 2.0
     assert names(blender) == before
     assert part("session").SESSION.failure is None and not part("session").SESSION.running
-    assert part("operators").timers._timer is None
+    assert part("worker_job").timers._timer is None
 
 
 def test_head_waits_until_the_user_leaves_edit_mode(
@@ -169,7 +160,7 @@ def test_no_process_and_no_timer_stay_behind(
     hand = ByHand(blender.context)
     hand.begin()
     hand.event("TIMER")
-    session, timers = part("session").SESSION, part("operators").timers
+    session, timers = part("session").SESSION, part("worker_job").timers
     pid = session.worker_pid
     assert pid and is_alive(pid)
     if end == "disable":

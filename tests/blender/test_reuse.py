@@ -225,14 +225,8 @@ class ByHand(OperatorByHand):
     """One of the three operators, driven without a window."""
 
     def __init__(self, kind: type, context: Any) -> None:
-        methods = ("_submit", "_finish", "_fail", "_goes_on", "job", "next_job", "outcome_of_run", "receive")
-        super().__init__(kind, (*methods, "ask", "bring_in", "modal", "cancel"), context)
-        self.cancelled, self.seed, self.new_uv = kind.cancelled, 2, False
-
-    def begin(self) -> None:
-        assert self._submit(self.context)  # type: ignore[attr-defined]
-        self._outcome = None
-        part("operators").timers.start(self.context)
+        super().__init__(kind, context)
+        self.seed, self.new_uv = 2, False
 
 
 def test_esc_cancels_a_reroll_and_the_head_stays(
@@ -246,7 +240,7 @@ def test_esc_cancels_a_reroll_and_the_head_stays(
     assert not blender.ops.headcast.reconstruct.poll() and blender.ops.headcast.cancel.poll()
     assert hand.event("ESC") == {"RUNNING_MODAL"}
     assert hand.until_over() == {"CANCELLED"}
-    assert np.array_equal(local_points(head), before) and part("operators").timers._timer is None
+    assert np.array_equal(local_points(head), before) and part("worker_job").timers._timer is None
 
 
 def test_a_head_deleted_meanwhile_is_told(blender: ModuleType, head: Any) -> None:

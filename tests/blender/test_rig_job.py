@@ -149,4 +149,4 @@ def test_modal_the_run_goes_on_with_the_rig_and_esc_keeps_the_head(
         assert hand.event("ESC") == {"RUNNING_MODAL"}
     assert hand.until_over() == {"FINISHED"}
     assert len(rigs(blender)) == (0 if esc else 1) and blender.data.objects["Head"].hide_viewport != esc
-    assert not part("session").SESSION.running and part("operators").timers._timer is None
+    assert not part("session").SESSION.running and part("worker_job").timers._timer is None

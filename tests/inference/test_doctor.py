@@ -54,7 +54,7 @@ def test_a_missing_package_is_named_and_nothing_that_needs_it_is_tried(monkeypat
     monkeypatch.setitem(doctor.ENGINE_PACKAGES, "no_such_module", "no-such-package")
     findings = doctor.examine()
     troubles = [finding for finding in findings if finding.trouble]
-    assert [finding.topic for finding in troubles] == ["Package no-such-package"]
+    assert [finding.in_words().topic for finding in troubles] == ["Package no-such-package"]
     assert not any(finding.topic == "Self-test" for finding in findings)
 
 

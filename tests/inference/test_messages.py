@@ -58,7 +58,7 @@ STRANGE_PATH = "/tmp/Ünï cödé 写真/\udcff\n.jpg"  # accents, Chinese, a by
         Progress(0.25, "Shaping the surface"),
         Done("out", {"mesh": {"height_m": 0.25}, "warnings": []}),
         Converted(STRANGE_PATH, "0" * 64),
-        Examined((Finding("Memory", "8 GB", "Little.", "Close programs.", severe=False), Finding("Python", "3.11"))),
+        Examined((Finding("Memory", "{total} GB", "Little.", "Close.", gaps={"total": "8"}), Finding("A", "b"))),
         Failed("What happened.", "What to do.", "retry", "Traceback\n  ..."),
         Cancelled(),
     ],
@@ -109,7 +109,7 @@ def test_options_of_another_kind_are_refused(values):
 def test_a_report_sets_texts_below_each_other_and_troubles_with_what_to_do():
     findings = (
         Finding("Python", "3.11"),
-        Finding("Memory", "8 GB", "Little is free.", "Close programs.", severe=False),
+        Finding("Memory", "{total} GB", "Little is free.", "Close programs.", severe=False, gaps={"total": "8"}),
         Finding("Model", "failed", "It is damaged.", "Copy it again."),
     )
     assert report_of(findings).splitlines() == [
