@@ -149,6 +149,8 @@ class Decoder(nn.Module):
 
     def raw_after_first(self, sums: Tensor) -> Tensor:
         """`raw_only` from what the first layer adds up, before its softplus: (..., decoder_width) to (...)."""
+        if len(self.net) == 1:
+            return sums[..., 0]  # no hidden layer: the first is the last, and these are its outputs
         hidden = self.net[1:-1](sums)
         last = self.net[-1]
         assert isinstance(last, FullyConnected)
