@@ -6,10 +6,8 @@ import builtins
 import importlib.util
 import os
 import re
-import shutil
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from inference import batch, cli, ray_cluster
-from inference.errors import ClusterUnreachable, RayMissing
+from inference.errors import RayMissing
 from inference.messages import Done, Failed, Options, Reconstruct
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -113,13 +111,6 @@ def test_paths_mean_the_same_wherever_an_actor_runs(tmp_path: Path, monkeypatch:
 
 
 @needs_ray
-@pytest.mark.thorough
-def test_an_address_without_a_cluster_is_named() -> None:
-    with pytest.raises(ClusterUnreachable, match=r"127\.0\.0\.1:1"), ray_cluster.cluster("127.0.0.1:1", 1, "cpu"):
-        pass
-
-
-@needs_ray
 @needs_proc
 @needs_photos
 @pytest.mark.thorough
@@ -159,23 +150,3 @@ def test_twenty_photos_give_twenty_heads_though_a_worker_is_killed(options: Opti
     with ray_cluster.cluster(None, 1, "cpu") as start:
         again = batch.run(photos, tmp_path, options, 1, lambda *told: None, start)
     assert [outcome.result for outcome in again] == ["kept"] * 20
-
-
-@needs_ray
-@needs_proc
-@pytest.mark.thorough
-def test_giving_up_frees_the_cluster(astronaut: Path, options: Options, tmp_path: Path) -> None:
-    shutil.copy(astronaut, tmp_path / "a.png")
-    before = threading.active_count()
-
-    def interrupt() -> None:
-        while not any(command.startswith("ray::HeadMaker.make") for _, command in descendants()):
-            time.sleep(0.1)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    with ray_cluster.cluster(None, 1, "cpu") as start:
-        threading.Thread(target=interrupt, daemon=True).start()
-        with pytest.raises(KeyboardInterrupt):
-            batch.run([tmp_path / "a.png"], tmp_path / "heads", options, 1, lambda *told: None, start)
-    assert not [command for _, command in descendants() if "ray" in command]
-    assert threading.active_count() <= before + 1
