@@ -12,7 +12,7 @@ HEADS ?= 3064
 TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-window lint extension repository bench photo-bench rig-bench expressions train lock clean
+.PHONY: help setup demo test test-all test-window lint extension repository bench photo-bench rig-bench endurance expressions train lock clean
 
 help: ## Show this text
 	@echo "Headcast: one portrait photo becomes a textured 360-degree head in Blender."
@@ -66,6 +66,10 @@ bench: $(READY) ## Time a warm reconstruction, and PanoHead's sizes; BENCH_ARGS=
 	$(RUN) -m tests.bench $(BENCH_ARGS)
 	$(RUN) -m tests.surface_bench
 	$(RUN) -m tests.full_size_bench $(FULL_SIZE_ARGS)
+
+endurance: $(READY) ## 200 heads in one worker, 1,000 hostile files through the command line: memory, seconds (an hour and more)
+	$(RUN) -m tests.worker_bench
+	$(RUN) -m tests.hostile_bench
 
 photo-bench: $(READY) ## Compare heads with their photos: make photo-bench PHOTOS=FOLDER [PHOTO_ARGS="--identity WEIGHTS --out DIR"]
 	@test -n "$(PHOTOS)" || { echo "error: the photo bench needs a folder with portraits."; \

@@ -1,7 +1,7 @@
 """Many photos, a head each: goes on where it was stopped, tries again where a process died, and ends with a table.
 
-Heads are made by workers, the processes Blender uses too (see worker.py), so that a photo which brings one down costs
-that photo another try and not the batch.
+Heads are made by workers, the processes Blender uses too (see worker.py) or those of a cluster (see ray_cluster.py), so
+that a photo which brings one down costs that photo another try and not the batch.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from PIL import Image
 
@@ -61,6 +62,16 @@ class Outcome:
     seconds: float
 
 
+class HeadWorker(Protocol):
+    """Somebody who makes heads one after the other; used by one thread."""
+
+    def make(self, request: Reconstruct, stop: threading.Event) -> Done | Failed | None:
+        """The answer; None when the worker died, or gave up because of `stop`."""
+
+    def end(self) -> None:
+        """Let it go, dead or alive."""
+
+
 def gather(sources: Iterable[Path]) -> list[Entry]:
     """The photos among files and folders, in order of their folders' names; one entry where contents are the same.
 
@@ -96,15 +107,18 @@ def run(
     options: Options,
     workers: int,
     told: Callable[[Outcome, int, int], None],
+    start: Callable[[], HeadWorker] | None = None,
 ) -> list[Outcome]:
     """Make the heads that are missing in `out_dir`, then write the table and the contact sheet.
 
     workers: processes at a time; each holds the model's networks and two gigabytes at the default quality.
     told:    called after each photo with its outcome, how many are done and how many there are.
+    start:   starts a worker, one for each of `workers` and one more whenever one died; processes of this computer
+             unless given.
     Raises PhotoMissing, BadOption, OutputNotWritable; what happens to a single photo is in its outcome.
     """
-    if workers < 1:
-        raise BadOption(f"The number of workers cannot be {workers}.", "Choose 1 or more.")
+    check_workers(workers)
+    start = start or partial(WorkerProcess, max(1, (os.cpu_count() or 1) // workers))
     entries = gather(sources)
     _make_folder(out_dir)
     record = Record.read(out_dir)
@@ -119,7 +133,7 @@ def run(
     finished: queue.SimpleQueue[Outcome | BaseException] = queue.SimpleQueue()
     stop = threading.Event()
     threads = [
-        threading.Thread(target=_work, args=(out_dir, options, waiting, finished, stop, workers), daemon=True)
+        threading.Thread(target=_work, args=(out_dir, options, waiting, finished, stop, start), daemon=True)
         for _ in range(min(workers, waiting.qsize()))
     ]
     for thread in threads:
@@ -141,6 +155,12 @@ def run(
     write_table(ordered, out_dir / TABLE)
     write_sheet(ordered, out_dir)
     return ordered
+
+
+def check_workers(workers: int) -> None:
+    """Raises BadOption."""
+    if workers < 1:
+        raise BadOption(f"The number of workers cannot be {workers}.", "Choose 1 or more.")
 
 
 @dataclass
@@ -192,6 +212,11 @@ class WorkerProcess:
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )
 
+    @property
+    def pid(self) -> int:
+        """The process's number."""
+        return self._process.pid
+
     def make(self, request: Reconstruct, stop: threading.Event) -> Done | Failed | None:
         """The worker's answer; None when it died, or was ended because of `stop`."""
         assert self._process.stdin and self._process.stdout
@@ -226,11 +251,10 @@ def _work(
     waiting: queue.SimpleQueue[Entry],
     finished: queue.SimpleQueue[Outcome | BaseException],
     stop: threading.Event,
-    workers: int,
+    start: Callable[[], HeadWorker],
 ) -> None:
     """One thread: photos through a worker of its own, until none waits."""
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    worker: WorkerProcess | None = None
+    worker: HeadWorker | None = None
     try:
         while not stop.is_set():
             try:
@@ -240,7 +264,7 @@ def _work(
             started = time.monotonic()
             answer: Done | Failed | None = None
             for _ in range(TRIES):
-                worker = worker or WorkerProcess(threads)
+                worker = worker or start()
                 answer = worker.make(Reconstruct(str(entry.photo), str(out_dir / entry.folder), options), stop)
                 if answer is not None or stop.is_set():
                     break

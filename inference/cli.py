@@ -68,6 +68,15 @@ def make_parser() -> argparse.ArgumentParser:
     many.add_argument("photos", type=Path, nargs="+", metavar="PHOTO", help="photos, or folders with some")
     many.add_argument("-o", "--out", type=Path, metavar="DIR", required=True, help="folder for the heads' folders")
     many.add_argument("--workers", type=int, default=1, help="heads made at a time, 2 GB each (default: %(default)s)")
+    many.add_argument(
+        "--engine",
+        choices=("processes", "ray"),
+        default="processes",
+        help="processes of this computer, or a Ray cluster, for which the package ray is needed (default: %(default)s)",
+    )
+    many.add_argument(
+        "--address", metavar="HOST:PORT", help="of a running Ray cluster, or auto (default: one is started here)"
+    )
     add_options(many)
     add_reuse(commands)
     add_rig(commands)
@@ -229,6 +238,8 @@ def batch(given: argparse.Namespace, bar: ProgressBar) -> int:
 
     options = Options(**{option.name: getattr(given, option.name) for option in fields(Options)})
     pipeline.check_options(options)
+    if given.address is not None and given.engine != "ray":
+        raise BadOption("An address is for a Ray cluster only.", "Add --engine ray.")
 
     def told(outcome: batch.Outcome, done: int, count: int) -> None:
         bar.end()
@@ -236,7 +247,14 @@ def batch(given: argparse.Namespace, bar: ProgressBar) -> int:
         print(f"{done}/{count} {outcome.entry.photo.name} {outcome.result}{words}", file=sys.stderr)
 
     try:
-        outcomes = batch.run(given.photos, given.out, options, given.workers, told)
+        if given.engine == "ray":
+            from .ray_cluster import cluster
+
+            batch.check_workers(given.workers)
+            with cluster(given.address, given.workers, options.device) as start:
+                outcomes = batch.run(given.photos, given.out, options, given.workers, told, start)
+        else:
+            outcomes = batch.run(given.photos, given.out, options, given.workers, told)
     except KeyboardInterrupt:
         bar.end()
         print("cancelled; finished heads stay, and the same command goes on", file=sys.stderr)

@@ -182,6 +182,21 @@ class EngineIncomplete(HeadcastError):
     remedy = "reinstall"
 
 
+class RayMissing(HeadcastError):
+    message = "Ray is not installed in this Python."
+    hint = "Install it: python -m pip install ray==2.60.0"
+
+
+class ClusterUnreachable(HeadcastError):
+    message = "No Ray cluster answers."
+    hint = "Check the address, and that Python and Ray have the same versions there as here."
+
+
+class ClusterUnusable(HeadcastError):
+    message = "The Ray cluster cannot make heads."
+    hint = "See with `ray status` what the cluster has."
+
+
 class UnexpectedFailure(HeadcastError):
     message = "Headcast met a problem it does not know."
     hint = "Try again; if it happens again, report it."

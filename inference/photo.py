@@ -17,6 +17,7 @@ from .errors import PhotoEmpty, PhotoMissing, PhotoTooLarge, PhotoTruncated, Pho
 
 MAX_SIDE_PX = 12_000  # the largest phone sensors; decoded, 430 MB
 FILM_DIAGONAL_MM = 43.27  # of the 36 x 24 mm frame that "35 mm equivalent" refers to
+BAND_PIXELS = 1 << 24  # turned into sRGB at a time; a whole photo of the largest size, in all its forms, takes 4 GB
 CLEAR_PIXEL_GREY = 128  # fully transparent pixels hold leftovers, often black or white; grey pulls no edge
 SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 IMAGE_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\x00", b"MM\x00*", b"RIFF", b"GIF8")
@@ -55,8 +56,12 @@ def load_photo(path: Path | str) -> Photo:
     if not content:
         raise PhotoEmpty(f"The photo file is empty: {path}")
     image = _decode(content, path)
-    focal_px = _focal_px(image)
-    image = ImageOps.exif_transpose(image)
+    focal_px = None
+    try:
+        focal_px = _focal_px(image)
+        ImageOps.exif_transpose(image, in_place=True)
+    except (SyntaxError, ValueError, TypeError, KeyError, OSError, EOFError, struct.error):
+        pass  # spoiled notes of the camera: the picture is good, and stays as it lies, as in browsers
     rgb, alpha = _to_srgb(image, path)
     return Photo(rgb, alpha, focal_px, path)
 
@@ -95,23 +100,37 @@ def _focal_px(image: Image.Image) -> float | None:
 
 
 def _to_srgb(image: Image.Image, path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-    """(h, w, 3) colours and (h, w) alpha or None, from any of PIL's modes."""
+    """(h, w, 3) colours and (h, w) alpha or None, from any of PIL's modes, a band of rows after the other."""
+    rgb = np.empty((image.height, image.width, 3), np.uint8)
+    alpha: NDArray[np.uint8] | None = None
+    rows = max(1, BAND_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        bottom = min(top + rows, image.height)
+        colours, opacity = _band_to_srgb(image.crop((0, top, image.width, bottom)), path)
+        rgb[top:bottom] = colours
+        if opacity is not None:  # of all bands or none
+            alpha = np.empty(rgb.shape[:2], np.uint8) if alpha is None else alpha
+            alpha[top:bottom] = opacity
+            for channel in range(3):  # ten times as fast as by a list of the clear pixels, where all are
+                np.copyto(rgb[top:bottom, :, channel], CLEAR_PIXEL_GREY, where=opacity == 0)
+    return rgb, None if alpha is None or alpha.min() == 255 else alpha
+
+
+def _band_to_srgb(image: Image.Image, path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+    """The same of some rows, leftovers of clear pixels and an alpha that is opaque everywhere included."""
     profile = image.info.get("icc_profile")
     if image.mode in SIXTEEN_BIT_MODES:
         image = _eight_bit_grey(image)
     elif image.mode == "F":
         raise PhotoUnreadable(f"The photo holds floating-point numbers: {path}", "Save it as JPEG or PNG.")
     alpha = None
-    if image.has_transparency_data:
-        image = image.convert("LA" if image.mode in ("L", "1", "La") else "RGBA")
-        alpha = np.asarray(image.getchannel("A"))
     try:
-        rgb = np.array(_apply_profile(_opaque(image), profile).convert("RGB"))
+        if image.has_transparency_data:
+            image = image.convert("LA" if image.mode in ("L", "1", "La") else "RGBA")
+            alpha = np.asarray(image.getchannel("A"))
+        rgb = np.asarray(_apply_profile(_opaque(image), profile).convert("RGB"))
     except ValueError as error:
         raise PhotoUnreadable(f"The photo's colours cannot be read ({image.mode}): {path}") from error
-    if alpha is None or alpha.min() == 255:
-        return rgb, None
-    rgb[alpha == 0] = CLEAR_PIXEL_GREY
     return rgb, alpha
 
 

@@ -25,6 +25,7 @@ NETWORK = {
 RUNS_CODE_OF_FILES = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
 
 BARE_PACKAGES = {"__init__.py", "inference/__init__.py"}  # imported at Blender's start, by a Blender without the wheels
+EXTRAS = {"inference/ray_cluster.py": "ray"}  # installed by those who want it, imported in a function
 SCRIPTS = {"inference/start_worker.py"}  # run as a file, outside any package: a relative import is impossible there
 
 
@@ -112,7 +113,7 @@ def refused(name: str, path: str, layer: Layer) -> str | None:
     if top in PROJECT:
         allowed = top in layer.absolute or (path in SCRIPTS and top == path.split("/")[0])
         return None if allowed else f"{name} is not importable by that name here; import it relatively, if at all"
-    if top in sys.stdlib_module_names or top in layer.libraries:
+    if top in sys.stdlib_module_names or top in layer.libraries or top == EXTRAS.get(path):
         return None
     return f"{name} does not belong in this layer"
 
@@ -196,6 +197,7 @@ BROKEN = {
     "inference uses an absolute name": ("inference/bake.py", "from inference.camera import Camera"),
     "inference downloads": ("inference/checkpoints.py", "from urllib.request import urlopen"),
     "inference takes a stray library": ("inference/bake.py", "import cv2"),
+    "inference needs an extra": ("inference/batch.py", "import ray"),
     "inference unpickles": ("inference/checkpoints.py", "import pickle"),
     "inference unpickles through torch": ("inference/checkpoints.py", "import torch\ntorch.load(path)"),
     "weights_only is switched off": ("inference/checkpoints.py", "import torch\ntorch.load(p, weights_only=False)"),

@@ -10,8 +10,10 @@ import pytest
 import skimage.data
 from PIL import Image, ImageCms, TiffImagePlugin
 
+from inference import photo as photo_file
 from inference.errors import PhotoEmpty, PhotoMissing, PhotoTooLarge, PhotoTruncated, PhotoUnreadable
 from inference.photo import CLEAR_PIXEL_GREY, load_photo
+from tests.hostile_images import png, png_chunk
 
 ASTRONAUT = skimage.data.astronaut()[:120, 100:260]
 ORIENTATION = 0x0112
@@ -184,6 +186,34 @@ def test_a_decompression_bomb_is_refused_from_its_header(tmp_path: Path) -> None
         (tmp_path / name).write_bytes(png)
         with pytest.raises(PhotoTooLarge):
             load_photo(tmp_path / name)
+
+
+def test_spoiled_notes_of_the_camera_leave_the_picture_as_it_lies(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    spoiled = exif.tobytes().replace(b"MM\x00*", b"M\xf5\x00*").replace(b"II*\x00", b"\xd4I*\x00")
+    assert spoiled != exif.tobytes()
+    Image.fromarray(ASTRONAUT).save(tmp_path / "spoiled.png", exif=spoiled)
+    photo = load_photo(tmp_path / "spoiled.png")
+    assert np.array_equal(photo.rgb, ASTRONAUT) and photo.focal_px is None
+
+
+def test_a_palette_that_is_not_there_is_named(tmp_path: Path) -> None:
+    clear = png_chunk(b"tRNS", bytes(400))
+    (tmp_path / "palette.png").write_bytes(png(40, 40, 8, 3, zlib.compress(bytes(40 * 41)), clear))
+    with pytest.raises(PhotoUnreadable, match="colours"):
+        load_photo(tmp_path / "palette.png")
+
+
+def test_a_photo_of_many_bands_is_the_photo_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alpha = np.arange(ASTRONAUT.shape[0] * ASTRONAUT.shape[1], dtype=np.uint32).reshape(ASTRONAUT.shape[:2]) // 60 % 256
+    picture = Image.fromarray(np.dstack([ASTRONAUT, alpha.astype(np.uint8)]))
+    picture.save(tmp_path / "cut.png", icc_profile=_gamma_one_profile())
+    whole = load_photo(tmp_path / "cut.png")
+    monkeypatch.setattr(photo_file, "BAND_PIXELS", 7 * ASTRONAUT.shape[1])
+    banded = load_photo(tmp_path / "cut.png")
+    assert whole.alpha is not None and banded.alpha is not None
+    assert np.array_equal(whole.rgb, banded.rgb) and np.array_equal(whole.alpha, banded.alpha)
 
 
 def test_floating_point_tiffs_are_refused_with_a_way_out(tmp_path: Path) -> None:
