@@ -343,7 +343,7 @@ class TriPlaneGenerator(nn.Module):
         return self.sigma_from_raw(self.decoder.raw_only(self.features(planes, points)))
 
     def first_layer_by_plane(self) -> tuple[Tensor, Tensor]:
-        """The decoder's first layer: weights (3, width, plane_channels) for what each plane holds, and bias (width,)."""
+        """First layer of the decoder: weights (3, width, plane_channels) for what each plane holds, bias (width,)."""
         first = self.decoder.first_layer
         weight = first.weight * first.weight_gain
         if self.config.plane_merge == "mean":
