@@ -317,7 +317,7 @@ def test_a_python_without_the_packages_is_told_in_words(tmp_path):
         client.submit(Examine())
         examined = until_answered(client)[-1]
         assert isinstance(examined, Examined)
-        missing = [finding.topic for finding in examined.findings if finding.trouble and finding.severe]
+        missing = [finding.in_words().topic for finding in examined.findings if finding.trouble and finding.severe]
         assert "Package torch" in missing and "Package numpy" in missing
     finally:
         client.close()
