@@ -138,6 +138,16 @@ def engine_home(platform: str, python: str) -> Path:
     return caches / "headcast" / "gpu-engine" / f"{platform}-cp{python.replace('.', '')}"
 
 
+@functools.cache  # cards stay where they are
+def nvidia_cards(driver: Path = Path("/proc/driver/nvidia")) -> tuple[str, ...]:
+    """The names of NVIDIA's cards, as their driver for Linux tells; () without card or driver, and elsewhere."""
+    found = []
+    for told in sorted(driver.glob("gpus/*/information")):
+        with contextlib.suppress(OSError):  # the driver is being replaced
+            found += re.findall(r"^Model:\s*(.+?)\s*$", told.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return tuple(found)
+
+
 def engine_in_use(home: Path, files: Sequence[LockedFile]) -> Engine | None:
     """The engine that the worker takes; None where there is none, or only one of other files than the lock's."""
     try:
