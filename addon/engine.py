@@ -1,6 +1,6 @@
 """Which Python runs the worker, and whether it has what the engine needs. No bpy in here.
 
-Nothing is ever installed from here: the user is shown the command, and runs it where they see fit.
+Nothing is ever installed into a Python from here: the user is shown the command, and runs it where they see fit.
 """
 
 from __future__ import annotations

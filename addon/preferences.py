@@ -6,13 +6,25 @@ import sys
 from pathlib import Path
 
 import bpy
-from bpy.app.translations import pgettext_iface
+from bpy.app.translations import pgettext_iface, pgettext_rpt
 from bpy.props import BoolProperty, StringProperty
 
 from ..inference.messages import Convert
 from . import EXTENSION, properties
 from .doctor import draw_examination, last_examination
 from .engine import PYTHON_MIN, EngineCheck, check_engine, pip_command
+from .gpu_engine import (
+    Engine,
+    LockedFile,
+    anything_left,
+    engine_home,
+    engine_in_use,
+    load_lock,
+    nvidia_cards,
+    this_platform,
+    to_fetch,
+)
+from .gpu_install import INSTALL
 from .model_file import ModelUnusable, inspect_model, noted_sha256
 from .session import SESSION, WorkerPlace
 from .widgets import draw_progress, draw_wrapped
@@ -29,8 +41,11 @@ def preferences() -> HEADCAST_AP_preferences:
     return bpy.context.preferences.addons[EXTENSION].preferences
 
 
-def worker_place() -> WorkerPlace:
-    """The worker's Python: the chosen one, or Blender's own with the packages of extensions."""
+def worker_place(with_gpu_engine: bool = True) -> WorkerPlace:
+    """The worker's Python: the chosen one, or Blender's own with the packages of extensions.
+
+    With a GPU engine in use, that goes before those packages, whose torch is the CPU's.
+    """
     root = Path(__file__).resolve().parent.parent
     chosen = preferences().worker_python
     if chosen:
@@ -38,7 +53,39 @@ def worker_place() -> WorkerPlace:
         return WorkerPlace((bpy.path.abspath(chosen), "-I"), root, ())
     extensions = bpy.utils.user_resource("EXTENSIONS")
     wheels = tuple(path for path in sys.path if extensions and path.startswith(extensions) and "site-packages" in path)
-    return WorkerPlace((sys.executable, *bpy.app.python_args), root, wheels)
+    engine = gpu_engine() if with_gpu_engine else None
+    paths = (str(engine.folder), *wheels) if engine else wheels
+    return WorkerPlace((sys.executable, *bpy.app.python_args), root, paths)
+
+
+def gpu_files() -> tuple[LockedFile, ...]:
+    """What the GPU engine for this Blender is made of; () where there is none."""
+    return load_lock(this_platform(), _python())
+
+
+def gpu_home() -> Path:
+    """Where the GPU engine for this Blender lies."""
+    return engine_home(this_platform(), _python())
+
+
+def gpu_engine() -> Engine | None:
+    """The GPU engine that is in use, if any."""
+    return engine_in_use(gpu_home(), gpu_files())
+
+
+def no_gpu_engine() -> str:
+    """Why none can be installed now, in words for a tooltip; "" if it can."""
+    if this_platform().startswith("macos"):
+        return "Nothing is to be installed: the graphics of Apple's chips are used already"
+    if preferences().worker_python:
+        return "The chosen Python brings its own torch: Check Installation tells whether that uses the graphics card"
+    if not gpu_files():
+        return "There is none for this system and Python. Choose a Python that has torch for CUDA instead"
+    return "The GPU engine is being installed" if INSTALL.running else ""
+
+
+def _python() -> str:
+    return f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 class HEADCAST_AP_preferences(bpy.types.AddonPreferences):
@@ -81,6 +128,8 @@ class HEADCAST_AP_preferences(bpy.types.AddonPreferences):
             if found := last_examination(place):
                 draw_examination(context, box.box(), found)
 
+        _draw_gpu_engine(context, layout.box())
+
         box = layout.box()
         box.label(text="Models", icon="MESH_MONKEY")
         _draw_model(context, box, BUNDLED_WEIGHTS / (properties.DEFAULTS.model + properties.MODEL_SUFFIX), bundled=True)
@@ -96,6 +145,41 @@ class HEADCAST_AP_preferences(bpy.types.AddonPreferences):
         row = box.row()
         row.operator("headcast.open_folder", text="Open Models Folder", icon="FILE_FOLDER").folder = "MODELS"
         row.operator("headcast.open_folder", text="Open Folder of Heads", icon="FILE_FOLDER").folder = "HEADS"
+
+
+def _draw_gpu_engine(context: bpy.types.Context, box: bpy.types.UILayout) -> None:
+    """What there is, what could be had, and the buttons; one sentence where nothing is to be done."""
+    box.label(text="GPU Engine", icon="PLUGIN")
+    if INSTALL.running:
+        label = "Cancelling" if INSTALL.cancelling else INSTALL.progress.label
+        box.progress(factor=INSTALL.progress.fraction, type="BAR", text=pgettext_iface(label), translate=False)
+        box.operator("headcast.cancel_gpu_engine", icon="CANCEL")
+        return
+    if reason := no_gpu_engine():
+        draw_wrapped(context, box, reason, "INFO")
+    elif engine := gpu_engine():
+        text = pgettext_iface("In use: {card} with {memory} GB, torch {version}")
+        trial = engine.trial
+        text = text.format(card=trial.device, memory=f"{trial.memory / 1e9:.1f}", version=trial.torch)
+        box.label(text=text, icon="CHECKMARK", translate=False)
+    else:
+        if cards := nvidia_cards():
+            box.label(text=pgettext_iface("Found: {cards}").format(cards=", ".join(cards)), translate=False)
+        else:
+            draw_wrapped(context, box, "No NVIDIA graphics card with a driver was found on this computer", "INFO")
+        if anything_left(gpu_home()):
+            draw_wrapped(context, box, "What was installed before is of another version, or not whole", "INFO")
+        text = pgettext_iface("Not installed: {size} GB to fetch")
+        size = to_fetch(gpu_home(), gpu_files()) / 1e9
+        box.label(text=text.format(size=f"{size:.1f}"), translate=False)
+        row = box.row()
+        row.operator("headcast.install_gpu_engine", icon="IMPORT")
+        row.operator("headcast.install_gpu_engine_from_folder", icon="FILE_FOLDER")
+    if trouble := INSTALL.trouble:
+        draw_wrapped(context, box, pgettext_rpt(trouble.message).format(**trouble.gaps), "ERROR")
+        draw_wrapped(context, box, pgettext_rpt(trouble.hint).format(**trouble.gaps), "INFO")
+    if anything_left(gpu_home()):
+        box.operator("headcast.remove_gpu_engine", icon="TRASH")
 
 
 def _draw_model(context: bpy.types.Context, layout: bpy.types.UILayout, path: Path, bundled: bool) -> None:

@@ -6,6 +6,7 @@ import bpy
 
 from . import (
     doctor_operators,
+    gpu_operators,
     model_operators,
     operators,
     panel,
@@ -28,6 +29,7 @@ CLASSES = (
     *operators.CLASSES,
     *model_operators.CLASSES,
     *doctor_operators.CLASSES,
+    *gpu_operators.CLASSES,
     *reuse_operators.CLASSES,
     *rig_operators.CLASSES,
     *turntable.CLASSES,
@@ -50,6 +52,7 @@ def unregister() -> None:
     """End what runs, then forget every class: no timer and no process stays behind."""
     timers.stop()
     SESSION.close()
+    gpu_operators.stop()
     model_operators.passing.forget()
     seen_in_photo.unregister()
     properties.unregister()

@@ -20,6 +20,7 @@ def prepare(root: str, folders: list[str]) -> None:
             libraries = Path(folder) / "torch" / "lib"
             if libraries.is_dir():
                 os.add_dll_directory(str(libraries))
+                break  # the torch that is imported; another one's libraries must not mix in
 
 
 if __name__ == "__main__":

@@ -26,6 +26,8 @@ RUNS_CODE_OF_FILES = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "she
 
 BARE_PACKAGES = {"__init__.py", "inference/__init__.py"}  # imported at Blender's start, by a Blender without the wheels
 EXTRAS = {"inference/ray_cluster.py": "ray"}  # installed by those who want it, imported in a function
+# Fetches the locked files of the GPU engine on the user's click. No other shipped file opens a connection.
+CONNECTS = {"addon/gpu_engine.py": {"http.client", "urllib.error", "urllib.request"}}
 SCRIPTS = {"inference/start_worker.py"}  # run as a file, outside any package: a relative import is impossible there
 
 
@@ -50,7 +52,8 @@ LAYERS = {
     "addon": Layer(frozenset(BLENDER | {"numpy"}), siblings=frozenset({"inference.messages"}), offline=True),
     "inference": Layer(frozenset(INFERENCE_LIBRARIES), offline=True),
     "training": Layer(frozenset(TRAINING_LIBRARIES), absolute=frozenset({"inference", "training"})),
-    "wheels": Layer(frozenset(), absolute=frozenset({"wheels"})),  # runs on any Python, before anything is installed
+    # Runs on any Python, before anything is installed.
+    "wheels": Layer(frozenset({"pip"}), absolute=frozenset({"wheels"})),
 }
 MESSAGES = Layer(frozenset(), offline=True)  # both sides of the wire read it
 
@@ -108,7 +111,7 @@ def refused(name: str, path: str, layer: Layer) -> str | None:
     top = name.split(".")[0]
     if top in RUNS_CODE_OF_FILES:
         return f"{name} runs code found in files"
-    if layer.offline and top in NETWORK and name != "urllib.parse":
+    if layer.offline and top in NETWORK and name != "urllib.parse" and name not in CONNECTS.get(path, ()):
         return f"{name} reaches for the network; nothing leaves the machine"
     if top in PROJECT:
         allowed = top in layer.absolute or (path in SCRIPTS and top == path.split("/")[0])
@@ -190,6 +193,8 @@ BROKEN = {
     "addon uses an absolute name": ("addon/operators.py", "from inference.messages import Done"),
     "addon climbs out": ("addon/operators.py", "from ...elsewhere import thing"),
     "addon opens a socket": ("addon/preferences.py", "import urllib.request"),
+    "the GPU engine listens": ("addon/gpu_engine.py", "import http.server"),
+    "the GPU engine opens a socket of its own": ("addon/gpu_engine.py", "import socket"),
     "inference reaches Blender": ("inference/bake.py", "import bpy"),
     "inference reaches mathutils": ("inference/bake.py", "from mathutils import Vector"),
     "inference reaches the add-on": ("inference/bake.py", "from ..addon.material import skin"),
@@ -224,6 +229,7 @@ KEPT = {
     "a network goes into evaluation mode": ("inference/generator.py", "network.eval()"),
     "training uses inference": ("training/losses.py", "from inference.generator import TriPlaneGenerator"),
     "training resumes": ("training/checkpoint.py", "import torch\ntorch.load(path, weights_only=True)"),
+    "the GPU engine fetches": ("addon/gpu_engine.py", "import http.client\nimport urllib.error\nimport urllib.request"),
     "the entry imports bpy when called": ("__init__.py", "def register():\n    import bpy\n    from . import addon"),
 }
 

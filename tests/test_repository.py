@@ -132,6 +132,12 @@ def test_the_guide_explains_every_message() -> None:
     messages += [WORKER_DIED.message, WORKER_NOT_STARTED.message]
     messages.remove(errors.HeadcastError.message)  # what no failure of its own has
     assert [message for message in messages if message not in guide] == []
+    # Of these the longest part without a gap: files, sizes and other programs' words come between.
+    raised = [node for node in ast.walk(ast.parse(read("addon/gpu_engine.py"))) if isinstance(node, ast.Call)]
+    told = [call.args[0] for call in raised if getattr(call.func, "id", "") == "EngineTrouble"]
+    troubles = [text.value for text in told if isinstance(text, ast.Constant) and isinstance(text.value, str)]
+    parts = [max(re.split(r"{\w+}", trouble), key=len).strip(" :") for trouble in troubles]
+    assert len(parts) > 12 and [part for part in parts if part not in guide] == []
     source = ast.parse(read("inference/photo_check.py"))
     texts = (node.value for node in ast.walk(source) if isinstance(node, ast.Constant) and isinstance(node.value, str))
     # A warning says first what is wrong, then what that does to the head, then what to do.

@@ -6,6 +6,7 @@ import argparse
 import subprocess
 import sys
 from pathlib import Path
+from urllib.error import URLError
 
 from .extension import MANIFEST, ROOT, build, build_repository, with_wheels
 from .lock import (
@@ -28,6 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m wheels", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("lock", help="ask the package index which wheels are wanted, and write lock.json")
+    commands.add_parser("gpu-lock", help="ask PyPI what the GPU engine is made of, and write addon/gpu_lock.json")
     for name, words in (
         ("fetch", "download the locked wheels"),
         ("check", "hold the locked wheels against Blender's rules, offline; with --platform also a folder's files"),
@@ -44,6 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if chosen.command == "lock":
             return _lock()
+        if chosen.command == "gpu-lock":
+            return _gpu_lock()
         if chosen.command == "repository":
             print(build_repository(chosen.folder))
             return 0
@@ -57,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
             fetch(wheels, folder)
         if chosen.command == "extension":
             print(build(chosen.out, wheels, folder))
-    except (WheelMismatch, FileNotFoundError, subprocess.CalledProcessError) as error:
+    except (WheelMismatch, URLError, FileNotFoundError, subprocess.CalledProcessError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
@@ -73,6 +77,19 @@ def _lock() -> int:
             except subprocess.CalledProcessError:
                 print(f"not locked: {platform} with Python {python}", file=sys.stderr)
     write_lock(wheels)
+    return 0
+
+
+def _gpu_lock() -> int:
+    """Lock the GPU engine and tell what it weighs. Its module needs pip, which the other commands do without."""
+    from .gpu_lock import lock_gpu, write_gpu_lock
+
+    wheels = lock_gpu()
+    write_gpu_lock(wheels)
+    for target in sorted({(wheel.platform, wheel.python) for wheel in wheels}):
+        own = [wheel for wheel in wheels if (wheel.platform, wheel.python) == target]
+        size, unpacked = sum(wheel.size for wheel in own) / 1e9, sum(wheel.unpacked for wheel in own) / 1e9
+        print(f"{target[0]} with Python {target[1]}: {len(own)} wheels, {size:.2f} GB, unpacked {unpacked:.2f} GB")
     return 0
 
 

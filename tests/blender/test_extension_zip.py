@@ -26,9 +26,10 @@ def test_zip_has_the_product_and_nothing_of_its_making(extension_zip: Path) -> N
     assert weights and weights <= files
 
 
-def test_manifest_asks_for_files_only_and_never_carries_numpy(extension_zip: Path) -> None:
+def test_manifest_asks_for_files_and_the_gpu_engines_download_only_and_never_carries_numpy(extension_zip: Path) -> None:
     manifest = tomllib.loads(zipfile.ZipFile(extension_zip).read("blender_manifest.toml").decode())
-    assert set(manifest["permissions"]) == {"files"}
+    assert set(manifest["permissions"]) == {"files", "network"}
+    assert "only when you click" in manifest["permissions"]["network"]
     assert len(manifest["permissions"]["files"]) <= 64 and not manifest["permissions"]["files"].endswith(".")
     assert "wheels" not in manifest
     assert manifest["blender_version_min"] == "4.2.0"
