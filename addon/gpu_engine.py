@@ -159,6 +159,11 @@ def engine_in_use(home: Path, files: Sequence[LockedFile]) -> Engine | None:
     return engine if whole else None
 
 
+def has_note(home: Path) -> bool:
+    """Whether an engine, be it of another version, was installed to the end."""
+    return (home / NOTE).exists()
+
+
 def anything_left(home: Path) -> bool:
     """Whether something of an engine lies there, be it whole, half fetched or of another version."""
     return any((home / name).exists() for name in ("parts", "staging", NOTE)) or any(home.glob("engine-*"))

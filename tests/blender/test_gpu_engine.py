@@ -22,6 +22,7 @@ from tests.blender.test_models import drawn_preferences
 
 pytestmark = pytest.mark.blender
 
+REAL_PYTHON = sys.executable
 NETWORK, FOLDER = "headcast.install_gpu_engine", "headcast.install_gpu_engine_from_folder"
 
 
@@ -191,3 +192,32 @@ def test_nothing_runs_on_when_the_addon_goes(blender: ModuleType, wheels: Path, 
     part("gpu_operators").stop()
     assert not install.running and not blender.app.timers.is_registered(part("gpu_operators").look_after)
     assert "headcast-gpu-engine" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_an_engine_of_another_headcast_is_not_used_and_said_to_be_old(blender: ModuleType, wheels: Path) -> None:
+    from_folder(blender, wheels)
+    preferences = part("preferences")
+    assert not preferences.gpu_engine_outdated()
+    lock = part("gpu_engine").LOCK
+    lock.write_text(json.dumps(json.loads(lock.read_text())[:1]))  # as an update of Headcast changes it
+    part("gpu_engine").load_lock.cache_clear()
+    assert preferences.gpu_engine_outdated() and preferences.gpu_engine() is None
+    shown = drawn_preferences(blender)
+    assert preferences.GPU_ENGINE_OUTDATED in shown.written and {NETWORK, FOLDER} <= set(shown.buttons)
+
+
+@pytest.mark.parametrize("device", ["AUTO", "CPU"])
+def test_a_card_that_does_not_answer_is_told_with_the_head_unless_the_cpu_was_asked_for(
+    blender: ModuleType, wheels: Path, job_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, device: str
+) -> None:
+    from_folder(blender, wheels)
+    worker = tmp_path / "worker"
+    command = shlex.join([REAL_PYTHON, str(Path(__file__).with_name("fake_worker.py")), "done", str(job_folder)])
+    worker.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+    worker.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(worker))
+    settings = blender.context.scene.headcast
+    settings.device = device
+    settings.image = blender.data.images.new("photo", 8, 8)
+    assert blender.ops.headcast.reconstruct() == {"FINISHED"}
+    assert (part("operators").CARD_SILENT in part("session").SESSION.warnings) == (device == "AUTO")
