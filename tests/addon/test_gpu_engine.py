@@ -443,3 +443,12 @@ def test_the_shipped_lock_is_whole(python: str) -> None:
 def test_no_engine_is_offered_elsewhere() -> None:
     assert load_lock("windows-x64", "3.11") == () and load_lock("macos-arm64", "3.13") == ()
     assert json.loads(gpu_engine.LOCK.read_text(encoding="utf-8"))
+
+
+def test_cards_are_named_by_their_driver(tmp_path: Path) -> None:
+    """/proc/driver/nvidia, as the driver for Linux writes it."""
+    for bus, model in (("0000:01:00.0", "NVIDIA GeForce RTX 3060"), ("0000:02:00.0", "NVIDIA RTX A2000")):
+        (tmp_path / "gpus" / bus).mkdir(parents=True)
+        (tmp_path / "gpus" / bus / "information").write_text(f"Model: \t\t {model}\nIRQ:   \t\t 130\n")
+    assert gpu_engine.nvidia_cards(tmp_path) == ("NVIDIA GeForce RTX 3060", "NVIDIA RTX A2000")
+    assert gpu_engine.nvidia_cards(tmp_path / "none") == ()
