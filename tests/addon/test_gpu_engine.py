@@ -284,6 +284,7 @@ def test_too_little_room_is_told_before_anything_is_fetched(
     with pytest.raises(EngineTrouble, match=r"needs 1000000000\.5 GB"):
         run(huge, home)
     assert server.asked == []
+    assert not home.parent.parent.exists()  # no folder for nothing
 
 
 def test_an_engine_that_fails_its_trial_leaves_the_former_one_on(
@@ -418,6 +419,7 @@ def test_two_blenders_do_not_install_at_once(files: tuple[LockedFile, ...], home
             with pytest.raises(EngineTrouble) as trouble:
                 remove(home)
             refused.append(trouble.value.message)
+            assert (home / "busy").exists()  # still the first one's
 
     install(files, home, None, BARE_PYTHON, (), told, threading.Event())
     assert refused == ["Another Blender is installing or removing the GPU engine."]
