@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from inference.messages import ENGINE_PACKAGES
 from tests.addon.test_gpu_engine import TORCH, locked, wheel_at
 from tests.blender.conftest import PACKAGE, PATIENCE_S, part
 from tests.blender.test_models import drawn_preferences
@@ -39,12 +41,18 @@ def wheels(blender: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     bare.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -S "$@"\n')
     bare.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(bare))
+    carried = Path(blender.utils.user_resource("EXTENSIONS")) / "of the test" / "site-packages"
+    carried.mkdir(parents=True)
+    for package in ENGINE_PACKAGES.keys() - {"torch"}:
+        (carried / f"{package}.py").touch()
+    monkeypatch.setattr(sys, "path", [*sys.path, str(carried)])
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
     lock = part("gpu_engine").LOCK
     shipped = lock.read_bytes()
     lock.write_text(json.dumps(entries), encoding="utf-8")
     part("gpu_engine").load_lock.cache_clear()
     yield folder
+    shutil.rmtree(carried.parent)
     part("gpu_operators").stop()
     part("gpu_install").INSTALL.trouble = None
     lock.write_bytes(shipped)
@@ -112,6 +120,16 @@ def test_the_worker_imports_torch_from_the_engine_and_the_rest_from_behind(tmp_p
     command = [sys.executable, "-I", "-S", "-c", code]
     said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     assert said.split() == ["own/numpy", "engine/torch", "wheels/scipy"]
+
+
+def test_a_blender_without_the_other_packages_is_told_before_anything_is_fetched(
+    blender: ModuleType, wheels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The zip without wheels, which wants a Python of the user's."""
+    monkeypatch.setattr(sys, "path", sys.path[:-1])
+    with pytest.raises(RuntimeError, match=r"Blender's Python lacks .*scipy.*, which the GPU engine needs beside it"):
+        from_folder(blender, wheels)
+    assert not part("preferences").gpu_home().exists()
 
 
 def test_a_failed_install_says_why_and_what_to_do(blender: ModuleType, wheels: Path) -> None:
