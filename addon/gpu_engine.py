@@ -14,7 +14,6 @@ one platform and Python:
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import hashlib
 import http.client
@@ -159,6 +158,11 @@ def engine_in_use(home: Path, files: Sequence[LockedFile]) -> Engine | None:
     return engine if whole else None
 
 
+def has_note(home: Path) -> bool:
+    """Whether an engine, be it of another version, was installed to the end."""
+    return (home / NOTE).exists()
+
+
 def anything_left(home: Path) -> bool:
     """Whether something of an engine lies there, be it whole, half fetched or of another version."""
     return any((home / name).exists() for name in ("parts", "staging", NOTE)) or any(home.glob("engine-*"))
@@ -226,16 +230,12 @@ def remove(home: Path) -> None:
                     shutil.rmtree(left)
                 elif left.name != "busy":
                     left.unlink()
-        (home / "busy").unlink(missing_ok=True)
-        for folder in (home, home.parent, home.parent.parent):  # ours: gpu-engine/ and headcast/ go when empty
-            folder.rmdir()
     except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise EngineTrouble(
-                "The GPU engine cannot be removed: {reason}.",
-                "Close other Blenders that use it and try again.",
-                reason=error.strerror or str(error),
-            ) from error
+        raise EngineTrouble(
+            "The GPU engine cannot be removed: {reason}.",
+            "Close other Blenders that use it and try again.",
+            reason=error.strerror or str(error),
+        ) from error
 
 
 def remove_former(home: Path, files: Sequence[LockedFile]) -> None:
@@ -272,9 +272,28 @@ def _write_note(home: Path, engine: Engine) -> None:
 
 @contextlib.contextmanager
 def _alone(home: Path) -> Iterator[None]:
-    """Keep other Blenders from installing at the same time; the system frees it when this process ends anyhow."""
+    """Keep other Blenders from installing at the same time; the system frees it when this process ends anyhow.
+
+    Where nothing was installed in the end, no folder stays behind.
+    """
     home.mkdir(parents=True, exist_ok=True)
-    with (home / "busy").open("a") as held:
+    ours = False
+    try:
+        with _held(home / "busy"):
+            ours = True
+            yield
+    finally:
+        if ours and [left.name for left in home.iterdir()] == ["busy"]:
+            with contextlib.suppress(OSError):  # another Blender has begun; or the folders above hold other things
+                (home / "busy").unlink()
+                for folder in (home, home.parent, home.parent.parent):  # up to headcast/ among the caches
+                    folder.rmdir()
+
+
+@contextlib.contextmanager
+def _held(lock: Path) -> Iterator[None]:
+    """Hold the file against other processes. Raises EngineTrouble where one of them holds it."""
+    with lock.open("a") as held:
         try:
             if sys.platform == "win32":
                 import msvcrt

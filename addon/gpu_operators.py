@@ -8,12 +8,17 @@ import bpy
 from bpy.app.translations import pgettext_rpt
 from bpy.props import StringProperty
 
+from .engine import check_engine
 from .gpu_engine import EngineTrouble, anything_left, remove, remove_former, to_fetch
 from .gpu_install import INSTALL
 from .preferences import gpu_files, gpu_home, no_gpu_engine, worker_place
 from .session import SESSION
 from .worker_job import redraw_panels
 
+LACKING = (
+    "Blender's Python lacks {packages}, which the GPU engine needs beside it. Install the Headcast that is made for "
+    "this system and Blender, or choose a Python that has them."
+)
 LOOK_S = 0.25  # how often the preferences are drawn anew while an install runs
 
 
@@ -25,6 +30,11 @@ def in_words(trouble: EngineTrouble) -> str:
 def begin(operator: bpy.types.Operator, source: Path | None) -> set[str]:
     """Start the install. Without a window, also wait for its end."""
     place = worker_place(with_gpu_engine=False)
+    # Before gigabytes are fetched: a zip without wheels, or one for another Python, leaves Blender without the rest.
+    missing = [name for name in check_engine(place.python_command, place.extra_paths).missing if "torch" not in name]
+    if missing:
+        operator.report({"ERROR"}, pgettext_rpt(LACKING).format(packages=", ".join(missing)))
+        return {"CANCELLED"}
     INSTALL.start(gpu_files(), gpu_home(), source, place.python_command, place.extra_paths)
     if not bpy.app.background:
         # No modal operator: that would end with the file that is open, keep Blender from saving by itself for as long

@@ -23,7 +23,7 @@ from .head_link import LinkBroken
 from .import_head import import_head
 from .model_file import UNFIT_FOR_FILES
 from .photo_file import ImageUnusable, photo_file
-from .preferences import preferences, worker_place
+from .preferences import gpu_engine_chosen, preferences, worker_place
 from .rig.make_rig import bring_rig_in
 from .session import SESSION
 from .user_folder import UNFINISHED_SUFFIX, UNWRITABLE_HINT, remove_forgotten, user_folder
@@ -31,6 +31,7 @@ from .worker_job import WorkerJob, redraw_panels
 
 PHOTO_SUFFIXES = ".jpg;.jpeg;.png;.tif;.tiff;.webp;.bmp"
 WAITING_FOR_OBJECT_MODE = Progress(1.0, "Done: switch to Object Mode to receive the head")
+CARD_SILENT = "This head was made on the CPU, for the graphics card did not answer. Check Installation tells why."
 PHOTO_NOT_COPIED = Failed(
     "The photo could not be written to Blender's temporary folder.",
     "Free some space on that disk, or choose another temporary folder in Blender's preferences.",
@@ -154,6 +155,7 @@ class HeadJob(WorkerJob):
             self._fail(job)
             return False
         self._warnings: list[str] = []  # beside those of the worker's report
+        self._with_gpu_engine = gpu_engine_chosen()  # an install may end before the job does
         SESSION.submit(worker_place(), job)
         return True
 
@@ -180,7 +182,10 @@ class HeadJob(WorkerJob):
             self.report({"INFO"}, self.cancelled)
             return {"CANCELLED"}
         assert isinstance(outcome, Done)  # a head was asked for
-        warnings = [*outcome.report.get("warnings", []), *self._warnings]
+        report = outcome.report
+        if self._with_gpu_engine and report.get("device") == "cpu" and report["options"]["device"] == "auto":
+            self._warnings.append(CARD_SILENT)
+        warnings = [*report.get("warnings", []), *self._warnings]
         SESSION.finish(warnings=warnings)
         for warning in warnings:
             self.report({"WARNING"}, pgettext_rpt(warning))

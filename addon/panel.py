@@ -8,7 +8,7 @@ from bpy.app.translations import pgettext_iface
 from ..inference.messages import Reconstruct
 from . import EXTENSION
 from .head_link import selected_head, version_of
-from .preferences import preferences
+from .preferences import GPU_ENGINE_OUTDATED, gpu_engine_outdated, preferences
 from .rig.armature import LOOK_AT
 from .rig.face_control import BONES, rig_of
 from .rig.make_rig import scan_of
@@ -73,6 +73,8 @@ class HEADCAST_PT_main(bpy.types.Panel):
             draw_wrapped(context, box, SESSION.failure.hint, "INFO")
             if SESSION.failure.remedy in PREFERENCES_REMEDIES:
                 box.operator("preferences.addon_show", text="Open Preferences", icon="PREFERENCES").module = EXTENSION
+        if gpu_engine_outdated():
+            draw_wrapped(context, layout.box(), GPU_ENGINE_OUTDATED, "INFO")
         for warning in SESSION.warnings:
             draw_wrapped(context, layout.box(), warning, "INFO")
 

@@ -19,6 +19,7 @@ from .gpu_engine import (
     anything_left,
     engine_home,
     engine_in_use,
+    has_note,
     load_lock,
     nvidia_cards,
     this_platform,
@@ -32,6 +33,8 @@ from .widgets import draw_progress, draw_wrapped
 BUNDLED_WEIGHTS = Path(__file__).resolve().parent.parent / "inference" / "weights"
 REUSE_ICONS = {True: "CHECKMARK", False: "ERROR", None: "QUESTION"}
 SHOWN_DIGITS = 16  # of a checksum: enough to tell models apart by eye
+
+GPU_ENGINE_OUTDATED = "The GPU engine is of another version of Headcast and is not used. Install it again"
 
 _last_check: tuple[tuple[str, ...], EngineCheck] | None = None  # the Python that was asked, and what it answered
 
@@ -71,6 +74,16 @@ def gpu_home() -> Path:
 def gpu_engine() -> Engine | None:
     """The GPU engine that is in use, if any."""
     return engine_in_use(gpu_home(), gpu_files())
+
+
+def gpu_engine_chosen() -> bool:
+    """The worker runs on the GPU engine."""
+    return not preferences().worker_python and gpu_engine() is not None
+
+
+def gpu_engine_outdated() -> bool:
+    """There is a GPU engine, and it is not used because it was made for another version of Headcast, or spoilt."""
+    return not preferences().worker_python and has_note(gpu_home()) and gpu_engine() is None
 
 
 def no_gpu_engine() -> str:
@@ -167,8 +180,8 @@ def _draw_gpu_engine(context: bpy.types.Context, box: bpy.types.UILayout) -> Non
             box.label(text=pgettext_iface("Found: {cards}").format(cards=", ".join(cards)), translate=False)
         else:
             draw_wrapped(context, box, "No NVIDIA graphics card with a driver was found on this computer", "INFO")
-        if anything_left(gpu_home()):
-            draw_wrapped(context, box, "What was installed before is of another version, or not whole", "INFO")
+        if gpu_engine_outdated():
+            draw_wrapped(context, box, GPU_ENGINE_OUTDATED, "ERROR")
         text = pgettext_iface("Not installed: {size} GB to fetch")
         size = to_fetch(gpu_home(), gpu_files()) / 1e9
         box.label(text=text.format(size=f"{size:.1f}"), translate=False)

@@ -155,7 +155,7 @@ def write_result(
             ]
             for _ in in_order(lambda write: write(), files):
                 pass
-        report = make_report(options, models.head, made, stages.seconds, made_by, notes)
+        report = make_report(options, models, made, stages.seconds, made_by, notes)
         text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
         (folder / "head.json").write_text(text + "\n", encoding="utf-8")
     return report
@@ -347,19 +347,23 @@ def portrait_picture(portrait: AlignedPortrait) -> Image.Image:
 
 def make_report(
     options: Options,
-    model: HeadModel,
+    models: Models,
     made: Reconstruction,
     seconds: Mapping[str, float],
     made_by: str = "reconstruct",
     notes: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """What head.json says. Lengths are metres, matrices are lists of rows, angles degrees."""
+    """What head.json says. Lengths are metres, matrices are lists of rows, angles degrees.
+
+    "device" is the one that was used, where the options may say "auto".
+    """
     portrait, mesh, head, quality = made.portrait, made.mesh, made.head, made.quality
     to_metres = metres_from_head()
     return {
         "synthetic": True,
         "made_by": made_by,
-        "model": {"name": model.name, "sha256": model.sha256},
+        "model": {"name": models.head.name, "sha256": models.head.sha256},
+        "device": models.device.type,
         "options": asdict(options),
         "portrait": asdict(portrait.pose),
         "latents": latents_report(made.fit),

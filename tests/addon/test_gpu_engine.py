@@ -284,6 +284,7 @@ def test_too_little_room_is_told_before_anything_is_fetched(
     with pytest.raises(EngineTrouble, match=r"needs 1000000000\.5 GB"):
         run(huge, home)
     assert server.asked == []
+    assert not home.parent.parent.exists()  # no folder for nothing
 
 
 def test_an_engine_that_fails_its_trial_leaves_the_former_one_on(
@@ -418,6 +419,7 @@ def test_two_blenders_do_not_install_at_once(files: tuple[LockedFile, ...], home
             with pytest.raises(EngineTrouble) as trouble:
                 remove(home)
             refused.append(trouble.value.message)
+            assert (home / "busy").exists()  # still the first one's
 
     install(files, home, None, BARE_PYTHON, (), told, threading.Event())
     assert refused == ["Another Blender is installing or removing the GPU engine."]
@@ -443,3 +445,12 @@ def test_the_shipped_lock_is_whole(python: str) -> None:
 def test_no_engine_is_offered_elsewhere() -> None:
     assert load_lock("windows-x64", "3.11") == () and load_lock("macos-arm64", "3.13") == ()
     assert json.loads(gpu_engine.LOCK.read_text(encoding="utf-8"))
+
+
+def test_cards_are_named_by_their_driver(tmp_path: Path) -> None:
+    """/proc/driver/nvidia, as the driver for Linux writes it."""
+    for bus, model in (("0000:01:00.0", "NVIDIA GeForce RTX 3060"), ("0000:02:00.0", "NVIDIA RTX A2000")):
+        (tmp_path / "gpus" / bus).mkdir(parents=True)
+        (tmp_path / "gpus" / bus / "information").write_text(f"Model: \t\t {model}\nIRQ:   \t\t 130\n")
+    assert gpu_engine.nvidia_cards(tmp_path) == ("NVIDIA GeForce RTX 3060", "NVIDIA RTX A2000")
+    assert gpu_engine.nvidia_cards(tmp_path / "none") == ()

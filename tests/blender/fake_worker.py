@@ -16,6 +16,7 @@ import os
 import shutil
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 how, prepared, root = sys.argv[1], Path(sys.argv[2]), sys.argv[5]
@@ -91,7 +92,8 @@ for line in sys.stdin.buffer:
         if how in ("done", "fail rig", "wait for rig", "wait for a file"):
             shutil.copytree(prepared, message.out_dir, dirs_exist_ok=True)
             shutil.copy(message.photo, Path(message.out_dir) / "photo")  # fails if the file is not there
-            say(Done(message.out_dir, {"warnings": ["2 faces were found; the largest was taken."]}))
+            report = {"device": "cpu", "options": asdict(message.options)}
+            say(Done(message.out_dir, report | {"warnings": ["2 faces were found; the largest was taken."]}))
         elif how == "fail":
             say(Failed("No face was found in the photo.", "Use a photo where both eyes are visible."))
         elif how == "die":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
@@ -16,12 +17,14 @@ from typing import Any
 
 import pytest
 
+from inference.messages import ENGINE_PACKAGES
 from tests.addon.test_gpu_engine import TORCH, locked, wheel_at
 from tests.blender.conftest import PACKAGE, PATIENCE_S, part
 from tests.blender.test_models import drawn_preferences
 
 pytestmark = pytest.mark.blender
 
+REAL_PYTHON = sys.executable
 NETWORK, FOLDER = "headcast.install_gpu_engine", "headcast.install_gpu_engine_from_folder"
 
 
@@ -38,12 +41,18 @@ def wheels(blender: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     bare.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -S "$@"\n')
     bare.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(bare))
+    carried = Path(blender.utils.user_resource("EXTENSIONS")) / "of the test" / "site-packages"
+    carried.mkdir(parents=True)
+    for package in ENGINE_PACKAGES.keys() - {"torch"}:
+        (carried / f"{package}.py").touch()
+    monkeypatch.setattr(sys, "path", [*sys.path, str(carried)])
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
     lock = part("gpu_engine").LOCK
     shipped = lock.read_bytes()
     lock.write_text(json.dumps(entries), encoding="utf-8")
     part("gpu_engine").load_lock.cache_clear()
     yield folder
+    shutil.rmtree(carried.parent)
     part("gpu_operators").stop()
     part("gpu_install").INSTALL.trouble = None
     lock.write_bytes(shipped)
@@ -111,6 +120,16 @@ def test_the_worker_imports_torch_from_the_engine_and_the_rest_from_behind(tmp_p
     command = [sys.executable, "-I", "-S", "-c", code]
     said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     assert said.split() == ["own/numpy", "engine/torch", "wheels/scipy"]
+
+
+def test_a_blender_without_the_other_packages_is_told_before_anything_is_fetched(
+    blender: ModuleType, wheels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The zip without wheels, which wants a Python of the user's."""
+    monkeypatch.setattr(sys, "path", sys.path[:-1])
+    with pytest.raises(RuntimeError, match=r"Blender's Python lacks .*scipy.*, which the GPU engine needs beside it"):
+        from_folder(blender, wheels)
+    assert not part("preferences").gpu_home().exists()
 
 
 def test_a_failed_install_says_why_and_what_to_do(blender: ModuleType, wheels: Path) -> None:
@@ -191,3 +210,32 @@ def test_nothing_runs_on_when_the_addon_goes(blender: ModuleType, wheels: Path, 
     part("gpu_operators").stop()
     assert not install.running and not blender.app.timers.is_registered(part("gpu_operators").look_after)
     assert "headcast-gpu-engine" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_an_engine_of_another_headcast_is_not_used_and_said_to_be_old(blender: ModuleType, wheels: Path) -> None:
+    from_folder(blender, wheels)
+    preferences = part("preferences")
+    assert not preferences.gpu_engine_outdated()
+    lock = part("gpu_engine").LOCK
+    lock.write_text(json.dumps(json.loads(lock.read_text())[:1]))  # as an update of Headcast changes it
+    part("gpu_engine").load_lock.cache_clear()
+    assert preferences.gpu_engine_outdated() and preferences.gpu_engine() is None
+    shown = drawn_preferences(blender)
+    assert preferences.GPU_ENGINE_OUTDATED in shown.written and {NETWORK, FOLDER} <= set(shown.buttons)
+
+
+@pytest.mark.parametrize("device", ["AUTO", "CPU"])
+def test_a_card_that_does_not_answer_is_told_with_the_head_unless_the_cpu_was_asked_for(
+    blender: ModuleType, wheels: Path, job_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, device: str
+) -> None:
+    from_folder(blender, wheels)
+    worker = tmp_path / "worker"
+    command = shlex.join([REAL_PYTHON, str(Path(__file__).with_name("fake_worker.py")), "done", str(job_folder)])
+    worker.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+    worker.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(worker))
+    settings = blender.context.scene.headcast
+    settings.device = device
+    settings.image = blender.data.images.new("photo", 8, 8)
+    assert blender.ops.headcast.reconstruct() == {"FINISHED"}
+    assert (part("operators").CARD_SILENT in part("session").SESSION.warnings) == (device == "AUTO")

@@ -47,6 +47,7 @@ KEYS = {  # what issue 2 lists; None: any content
         "mirror_face",
         "delight",
     },
+    "device": None,
     "portrait": {"yaw_deg", "pitch_deg", "roll_deg", "landmark_score", "inter_ocular_px", "faces_found"},
     "latents": {"found_by", "steps", "colour_loss", "mask_loss"},
     "quality": {"visible_share", "matte_iou", "landmark_nme"},
@@ -252,7 +253,7 @@ def test_without_refinement_the_head_is_what_the_encoders_made(astronaut, models
     monkeypatch.setattr(pipeline, "refine", forbidden)
     made = pipeline.make_head(astronaut, small, models, Stages(pipeline.SHARES, silent))
     assert made.refinement is None
-    report = pipeline.make_report(small, models.head, made, {})
+    report = pipeline.make_report(small, models, made, {})
     assert report["refinement"] == {"level": "off", "steps": 0, "outline_m": None, "landmarks_m": None}
 
 
