@@ -37,7 +37,9 @@ from typing import Any, TypeAlias
 
 from .worker_client import clean_environment
 
+ROOT = Path(__file__).resolve().parent.parent
 LOCK = Path(__file__).with_name("gpu_lock.json")
+TRIAL = ROOT / "inference" / "try_gpu_engine.py"
 NOTE = "engine.json"
 PIECE_BYTES = 1 << 20  # read, written and hashed at a time; a cancel is noticed between two
 CONNECTION_PATIENCE_S = 30.0  # without a single byte
@@ -501,23 +503,6 @@ def _not_sound(wheel: str) -> EngineTrouble:
     )
 
 
-# The words of what goes wrong are told as they are: they name drivers and cards.
-_TRIAL = """
-import json, os, sys
-folders = json.loads(sys.argv[1])
-sys.path += folders
-import torch
-if not os.path.realpath(torch.__file__).startswith(os.path.realpath(folders[0]) + os.sep):
-    print(json.dumps({"other": torch.__file__}))
-    sys.exit()
-torch.cuda.init()
-card = torch.cuda.get_device_properties(0)
-side = torch.ones(64, 64, device="cuda")
-assert float((side @ side).sum()) == 64.0**3, "the card calculates wrongly"
-print(json.dumps({"torch": torch.__version__, "device": card.name, "memory": card.total_memory}))
-"""
-
-
 def try_engine(
     folder: Path, python_command: Sequence[str], other_paths: Sequence[str], cancelled: threading.Event
 ) -> Trial:
@@ -526,7 +511,7 @@ def try_engine(
     Raises EngineTrouble with the reason in words, or InstallCancelled.
     """
     try:
-        said, log = _run([*python_command, "-c", _TRIAL, json.dumps([str(folder), *other_paths])], cancelled)
+        said, log = _run([*python_command, str(TRIAL), str(ROOT), str(folder), *other_paths], cancelled)
     except OSError as error:
         raise EngineTrouble(
             "The Python that the GPU engine is for could not be started: {reason}.",

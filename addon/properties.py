@@ -265,7 +265,7 @@ class HEADCAST_PG_settings(bpy.types.PropertyGroup):
 def migrate_all(*_: object) -> None:
     """Settle the settings of every scene of a file that was just loaded."""
     for scene in bpy.data.scenes:
-        if not scene.library:  # another file's, not to be changed
+        if not scene.library:  # a linked scene can only be changed in its own file
             scene.headcast.migrate()
 
 

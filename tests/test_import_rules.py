@@ -28,7 +28,8 @@ BARE_PACKAGES = {"__init__.py", "inference/__init__.py"}  # imported at Blender'
 EXTRAS = {"inference/ray_cluster.py": "ray"}  # installed by those who want it, imported in a function
 # Fetches the locked files of the GPU engine on the user's click. No other shipped file opens a connection.
 CONNECTS = {"addon/gpu_engine.py": {"http.client", "urllib.error", "urllib.request"}}
-SCRIPTS = {"inference/start_worker.py"}  # run as a file, outside any package: a relative import is impossible there
+# Run as files, outside any package: a relative import is impossible there.
+SCRIPTS = {"inference/start_worker.py", "inference/try_gpu_engine.py"}
 
 
 @dataclass(frozen=True)

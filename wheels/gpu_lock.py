@@ -33,23 +33,14 @@ READ_AHEAD_BYTES = 1 << 16  # of a wheel's directory: a request each
 
 
 @dataclass(frozen=True, order=True)
-class GpuWheel:
+class GpuWheel(LockedWheel):
     """One file of the GPU engine; the add-on reads these (addon/gpu_engine.py).
 
-    size, unpacked: bytes of the file and of what is in it.
-    licence:        in its maker's words.
+    unpacked: bytes of all files in it.
     """
 
-    platform: str
-    python: str
-    name: str
-    version: str
-    file: str
-    url: str
-    sha256: str
-    size: int
-    unpacked: int
-    licence: str
+    url: str = ""
+    unpacked: int = 0
 
 
 def resolve_gpu(platform: str, python: str) -> list[GpuWheel]:
@@ -66,7 +57,7 @@ def resolve_gpu(platform: str, python: str) -> list[GpuWheel]:
     while wanted:
         requirement = wanted.pop(0)
         name = canonicalize_name(requirement.name)
-        there: GpuWheel | LockedWheel | None = carried.get(name) or chosen.get(name)
+        there: LockedWheel | None = carried.get(name) or chosen.get(name)
         if there is None:
             there = chosen[name] = _newest(requirement, platform, python)
         if not requirement.specifier.contains(there.version):

@@ -332,7 +332,8 @@ def test_a_python_with_a_torch_of_its_own_is_told(files: tuple[LockedFile, ...],
     gpu_engine.unpack(wheel_at(tmp_path, "torch", {"torch/__init__.py": ""}), other, lambda _count: None)
     starter = tmp_path / "starter.py"
     starter.write_text(
-        f"import sys\nsys.path.insert(0, {str(other)!r})\n_, _, code, *sys.argv[1:] = sys.argv\nexec(code)\n"
+        f"import runpy, sys\nsys.path.insert(0, {str(other)!r})\ndel sys.argv[0]\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
     )
     with pytest.raises(EngineTrouble, match="has a torch of its own"):
         install(files, home, None, (*BARE_PYTHON, str(starter)), (), lambda *_what: None, threading.Event())
