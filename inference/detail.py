@@ -162,10 +162,10 @@ class Layer:
         chosen = np.flatnonzero(count > 0)
         rank = 0
         while len(chosen):
-            corners, share = self.windows[first[chosen] + rank], barycentric[chosen]
-            place = share[:, :1] * corners[:, 0] + share[:, 1:2] * corners[:, 1] + share[:, 2:] * corners[:, 2]
-            weight = place[:, 2]
-            total[chosen] += weight * sample_image(self.exemplar.picture[..., None], place[:, :2])[:, 0]
+            corners, share = np.take(self.windows, first[chosen] + rank, axis=0), np.take(barycentric, chosen, axis=0)
+            place = np.einsum("nc,nci->in", share, corners)
+            weight = place[2]
+            total[chosen] += weight * sample_image(self.exemplar.picture[..., None], place[:2].T)[:, 0]
             squared[chosen] += weight**2
             rank += 1
             chosen = chosen[count[chosen] > rank]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import trimesh
+from numpy.typing import NDArray
 from PIL import Image
 from trimesh.visual import TextureVisuals
 from trimesh.visual.material import PBRMaterial
 
 from .bake import TexturedHead
+from .png import save_png
 from .surface import metres_from_head, vertex_normals
 
 SKIN_ROUGHNESS = 0.6  # dry skin and hair between oily forehead (.4) and cloth
@@ -30,7 +33,7 @@ def write_glb(head: TexturedHead, path: Path) -> None:
     # trimesh wants v upwards and turns it back on export.
     uv = np.column_stack([head.uv[:, 0], 1.0 - head.uv[:, 1]])
     skin = PBRMaterial(
-        name="Skin", baseColorTexture=Image.fromarray(head.albedo), metallicFactor=0.0, roughnessFactor=SKIN_ROUGHNESS
+        name="Skin", baseColorTexture=_Texture(head.albedo), metallicFactor=0.0, roughnessFactor=SKIN_ROUGHNESS
     )
     attributes = {VISIBILITY_ATTRIBUTE: head.visibility, CONFIDENCE_ATTRIBUTE: head.confidence}
     if head.hair is not None:
@@ -46,3 +49,16 @@ def write_glb(head: TexturedHead, path: Path) -> None:
     scene = trimesh.Scene()
     scene.add_geometry(mesh, node_name=NODE_NAME, geom_name=NODE_NAME)
     path.write_bytes(scene.export(file_type="glb", include_normals=True))
+
+
+class _Texture:
+    """A picture as far as trimesh's export asks for one, which would compress it slowly."""
+
+    format = "PNG"
+
+    def __init__(self, pixels: NDArray[np.uint8]) -> None:
+        self._pixels = pixels
+
+    def save(self, stream: BinaryIO, format: str) -> None:
+        """Write the file. `format` is always PNG, as is our own."""
+        save_png(Image.fromarray(self._pixels), stream)

@@ -30,6 +30,7 @@ from .errors import HeadFileDamaged, HeadFileMissing, HeadFileNewer, HeadOfOther
 from .head_source import HeadSource, UnseenSide
 from .job_folder import umask
 from .photo import Photo
+from .png import save_png
 from .refinement import WARP_GRID, Misfit, Refinement
 from .surface import Mesh
 from .tri_grid import TriGrid
@@ -40,7 +41,6 @@ FloatArray = NDArray[np.floating]
 FILE_NAME = "head.safetensors"
 METADATA_KEY = "headcast_head"
 FORMAT = 1  # raised when older readers could not make sense of a file
-PNG_EFFORT = 1  # of 9: more effort saves a tenth of the bytes and takes ten times as long
 
 
 @dataclass(frozen=True)
@@ -273,7 +273,7 @@ def _smallest(planes: Tensor) -> Tensor:
 def _png(picture: NDArray[np.uint8]) -> Tensor:
     """(n,) uint8: the picture's PNG file."""
     stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, "PNG", compress_level=PNG_EFFORT)
+    save_png(Image.fromarray(picture), stream)
     return torch.from_numpy(np.frombuffer(stream.getvalue(), dtype=np.uint8).copy())
 
 

@@ -32,6 +32,7 @@ from .messages import Options
 from .model_views import ModelViews, look_around
 from .photo import load_photo
 from .photo_check import photo_warnings
+from .png import save_png
 from .preview import preview_sheet
 from .progress import Progress, Stages, silent
 from .quality import Quality, landmark_nme, matte_iou, visible_share
@@ -150,8 +151,8 @@ def write_result(
             files: list[Callable[[], object]] = [  # the longest first
                 lambda: write_glb(head, folder / "head.glb"),
                 lambda: head_file.write(folder, made.source, finished, models.head),
-                lambda: preview.save(folder / "preview.png"),
-                lambda: portrait_picture(made.portrait).save(folder / "portrait.png"),
+                lambda: save_png(preview, folder / "preview.png"),
+                lambda: save_png(portrait_picture(made.portrait), folder / "portrait.png"),
             ]
             for _ in in_order(lambda write: write(), files):
                 pass

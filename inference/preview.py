@@ -26,9 +26,10 @@ KEY_LIGHT = np.array([0.35, 0.5, 0.8])  # towards the light, in camera axes with
 def preview_sheet(head: TexturedHead, portrait: AlignedPortrait, progress: Progress) -> Image.Image:
     """Three rows of three: the portrait, then eight views around the head, every 45 degrees, lit softly."""
     tiles = [_shrunk(portrait.image, VIEW_SIZE)]
+    albedo, normals = _reduced(head.albedo, VIEW_SIZE), vertex_normals(head.mesh)
 
     def drawn(azimuth_deg: float) -> NDArray[np.uint8]:
-        return draw_view(head, orbit_camera(azimuth_deg), VIEW_SIZE, shaded=True)
+        return _drawn(head, orbit_camera(azimuth_deg), VIEW_SIZE, albedo, normals)
 
     for _, view in in_order(drawn, AROUND_DEG):
         progress(len(tiles) / len(AROUND_DEG), "Drawing the preview")
@@ -56,20 +57,33 @@ def draw_view(
     textured: the albedo, or else grey clay.
     shaded:   soft light from over the viewer's shoulder, or else flat light, which shows the albedo itself.
     """
+    albedo = _reduced(head.albedo, size) if textured else None
+    return _drawn(head, camera, size, albedo, vertex_normals(head.mesh) if shaded else None)
+
+
+def _drawn(
+    head: TexturedHead,
+    camera: Camera,
+    size: int,
+    albedo: NDArray[np.uint8] | None,
+    normals: NDArray[np.floating] | None,
+) -> NDArray[np.uint8]:
+    """`draw_view` with the albedo as `_reduced` has it, None for clay, and normals of the vertices, None unshaded."""
     mesh = head.mesh
     raster = rasterise_view(mesh.vertices, mesh.faces, camera, size * OVERSAMPLING)
     colour = np.full((raster.covered.sum(), 3), CLAY, dtype=np.float32)
-    if textured:
-        albedo = _reduced(head.albedo, size)
+    if albedo is not None:
         uv = raster.interpolate(head.uv.astype(np.float32), mesh.faces)
-        colour = sample_image(albedo, uv * np.array(albedo.shape[1::-1])) / 255
-    if shaded:
+        colour = sample_image(albedo, uv * np.array(albedo.shape[1::-1], dtype=np.float32))
+        colour /= 255
+    if normals is not None:
         up_camera = camera.cam2world[:3, :3] * np.array([1.0, -1.0, -1.0])  # x right, y up, z towards the viewer
-        normals = raster.interpolate((vertex_normals(mesh) @ up_camera).astype(np.float32), mesh.faces)
-        normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-6)
-        light = FILL_LIGHT + (1 - FILL_LIGHT) * np.maximum(normals @ (KEY_LIGHT / np.linalg.norm(KEY_LIGHT)), 0.0)
+        towards_key = up_camera @ (KEY_LIGHT / np.linalg.norm(KEY_LIGHT))
+        directions = raster.interpolate(normals.astype(np.float32), mesh.faces)
+        length = np.maximum(np.sqrt(np.einsum("ni,ni->n", directions, directions)), 1e-6)
+        facing = np.maximum(directions @ towards_key.astype(np.float32) / length, 0.0)
         # Light adds up in linear colour, which sRGB approximates by the power 2.2.
-        colour = colour * (light ** (1 / 2.2))[:, None]
+        colour *= ((FILL_LIGHT + (1 - FILL_LIGHT) * facing) ** (1 / 2.2))[:, None]
     picture = np.full((*raster.face.shape, 3), BACKGROUND, dtype=np.float32)
     picture[raster.covered] = colour
     blocks = picture.reshape(size, OVERSAMPLING, size, OVERSAMPLING, 3).mean(axis=(1, 3))

@@ -1,8 +1,10 @@
-"""Triangles to pixels in plain numpy: which face each pixel sees, where on the face, and how deep.
+"""Triangles to pixels: which face each pixel sees, where on the face, and how deep.
 
 The bake uses it in texture space and as a depth camera, the preview as its renderer. A triangle covers the pixels whose
 centres lie in it; a centre on a shared edge belongs to exactly one of the two triangles, so neighbours leave neither
 cracks nor double cover.
+
+Pictures are read channel by channel: numpy takes three times as long over rows of three.
 """
 
 from __future__ import annotations
@@ -12,7 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch.nn.functional import embedding_bag
 
 from .camera import Camera, project
 
@@ -83,8 +87,8 @@ def fragments(points_px: FloatArray, faces: IntArray, size: tuple[int, int]) -> 
     first_row = np.clip(np.ceil(top[:, 1]), 0, height).astype(np.int64)
     end_row = np.clip(np.ceil(bottom[:, 1]), 0, height).astype(np.int64)
     rows_per_face = np.maximum(end_row - first_row, 0)
-    face_of_row = np.repeat(np.arange(len(faces)), rows_per_face)
-    row = _running_index(rows_per_face) + first_row[face_of_row]
+    face_of_row, row = _running_index(rows_per_face)
+    row += first_row[face_of_row]
 
     # Both triangles at an edge walk it from the same upper end, so their spans meet without gap or overlap.
     upper, centre, lower = top[face_of_row], middle[face_of_row], bottom[face_of_row]
@@ -94,24 +98,36 @@ def fragments(points_px: FloatArray, faces: IntArray, size: tuple[int, int]) -> 
     end_column = np.clip(np.ceil(np.maximum(long_side, short_side)), 0, width).astype(np.int64)
     columns_per_row = np.maximum(end_column - first_column, 0)
 
-    row_index = np.repeat(np.arange(len(row)), columns_per_row)
-    column = _running_index(columns_per_row) + first_column[row_index]
-    face = face_of_row[row_index]
-    row = row[row_index]
-
-    # Barycentrics are linear in x and y: value at the first corner plus two slopes per face.
+    # Barycentrics are linear in x and y: value at the first corner plus two slopes per face, found at the start of each
+    # span and carried along it.
     a, b, c = corners[:, 0], corners[:, 1], corners[:, 2]
     doubled_area = (b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (c[:, 0] - a[:, 0])
     inverse = 1.0 / np.where(doubled_area == 0.0, 1.0, doubled_area)
-    slopes = (
-        np.stack([(c[:, 1] - a[:, 1]), (a[:, 0] - c[:, 0]), (a[:, 1] - b[:, 1]), (b[:, 0] - a[:, 0])], axis=1)
-        * inverse[:, None]
-    )
-    x, y = column - a[face, 0], row - a[face, 1]
-    slope = slopes[face]
-    second = np.clip(x * slope[:, 0] + y * slope[:, 1], 0.0, 1.0)
-    third = np.clip(x * slope[:, 2] + y * slope[:, 3], 0.0, 1.0 - second)
-    barycentric = np.stack([1.0 - second - third, second, third], axis=1).astype(np.float32)
+    across_second, down_second = (c[:, 1] - a[:, 1]) * inverse, (a[:, 0] - c[:, 0]) * inverse
+    across_third, down_third = (a[:, 1] - b[:, 1]) * inverse, (b[:, 0] - a[:, 0]) * inverse
+
+    span, along = _running_index(columns_per_row)
+    steps = along.astype(np.float32)
+    x, y = first_column - a[face_of_row, 0], row - a[face_of_row, 1]
+
+    def carried(across: FloatArray, down: FloatArray) -> NDArray[np.float32]:
+        slope = across[face_of_row]
+        start = x * slope + y * down[face_of_row]
+        value = np.take(slope.astype(np.float32), span)
+        value *= steps
+        value += np.take(start.astype(np.float32), span)
+        return value
+
+    second = carried(across_second, down_second)
+    np.clip(second, 0.0, 1.0, out=second)
+    first = 1.0 - second
+    third = carried(across_third, down_third)
+    np.clip(third, 0.0, first, out=third)
+    first -= third
+    barycentric = np.empty((len(along), 3), dtype=np.float32)
+    barycentric[:, 0], barycentric[:, 1], barycentric[:, 2] = first, second, third
+    face, row = np.take(face_of_row, span), np.take(row, span)
+    column = along + np.take(first_column, span)
     return Fragments(face, row, column, barycentric)
 
 
@@ -129,13 +145,13 @@ def rasterise(points_px: FloatArray, faces: IntArray, size: tuple[int, int], dep
     fragment_depth = np.zeros(len(pixel), dtype=np.float32)
     if depth is not None:
         # Depth is not linear in the picture, its inverse is.
-        barycentric = barycentric / np.asarray(depth)[faces][face].astype(np.float32)
-        fragment_depth = 1.0 / barycentric.sum(axis=1)
-        barycentric = barycentric * fragment_depth[:, None]
+        inverse_depth = np.reciprocal(np.asarray(depth, dtype=np.float64)).astype(np.float32)[faces]
+        nearness = [np.take(inverse_depth[:, corner], face) * barycentric[:, corner] for corner in range(3)]
+        fragment_depth = np.reciprocal(nearness[0] + nearness[1] + nearness[2])
         np.minimum.at(depth_map, pixel, fragment_depth)
-        nearest = np.flatnonzero(fragment_depth == depth_map[pixel])
-        pixel, face, barycentric = pixel[nearest], face[nearest], barycentric[nearest]
-        fragment_depth = fragment_depth[nearest]
+        nearest = np.flatnonzero(fragment_depth == np.take(depth_map, pixel))
+        pixel, face, fragment_depth = pixel[nearest], face[nearest], fragment_depth[nearest]
+        barycentric = np.stack([weight[nearest] * fragment_depth for weight in nearness], axis=1)
 
     # Where an index repeats, numpy keeps the value written last.
     winner = np.full(height * width, NO_FACE, dtype=np.int64)
@@ -145,7 +161,7 @@ def rasterise(points_px: FloatArray, faces: IntArray, size: tuple[int, int], dep
     face_map = np.full(height * width, NO_FACE, dtype=np.int32)
     face_map[seen] = face[winner]
     barycentric_map = np.zeros((height * width, 3), dtype=np.float32)
-    barycentric_map[seen] = barycentric[winner]
+    barycentric_map[seen] = np.take(barycentric, winner, axis=0)
     depth_map[seen] = fragment_depth[winner]
     return Raster(
         face_map.reshape(height, width),
@@ -189,34 +205,51 @@ def sample_image(image: NDArray[Any], points_px: FloatArray) -> NDArray[np.float
     points_px: (n, 2) x right and y down; the centre of the first pixel is at (.5, .5).
     Returns:   (n, k) float32.
     """
-    height, width = image.shape[:2]
+    height, width, channels = image.shape
     x = np.clip(np.asarray(points_px[:, 0], dtype=np.float32) - np.float32(0.5), 0, width - 1)
     y = np.clip(np.asarray(points_px[:, 1], dtype=np.float32) - np.float32(0.5), 0, height - 1)
     left = np.minimum(x.astype(np.int64), max(width - 2, 0))
     top = np.minimum(y.astype(np.int64), max(height - 2, 0))
-    right_share = (x - left)[:, None]
-    bottom_share = (y - top)[:, None]
-    flat = image.reshape(height * width, -1)
+    right_share = (x - left).astype(np.float32)
+    bottom_share = (y - top).astype(np.float32)
+    flat = image.reshape(height * width, channels)
     corner = top * width + left
     step_right = 1 if width > 1 else 0
     step_down = width if height > 1 else 0
-    upper = flat[corner] * (1 - right_share) + flat[corner + step_right] * right_share
-    lower = flat[corner + step_down] * (1 - right_share) + flat[corner + step_down + step_right] * right_share
-    return (upper * (1 - bottom_share) + lower * bottom_share).astype(np.float32)
+    read = [np.take(flat, corner + step, axis=0) for step in (0, step_right, step_down, step_down + step_right)]
+    blended = np.empty((len(corner), channels), dtype=np.float32)
+    for channel in range(channels):
+        upper_left, upper, lower_left, lower = (values[:, channel].astype(np.float32) for values in read)
+        upper -= upper_left
+        upper *= right_share
+        upper += upper_left
+        lower -= lower_left
+        lower *= right_share
+        lower += lower_left
+        lower -= upper
+        lower *= bottom_share
+        lower += upper
+        blended[:, channel] = lower
+    return blended
 
 
 def _blend_corners(vertex_values: FloatArray, corners: IntArray, weights: FloatArray) -> FloatArray:
     """(n, k) sums of the values (v, k) of three vertices, (n, 3) each and weighted by (n, 3)."""
-    values = weights[:, :1] * vertex_values[corners[:, 0]]
-    values += weights[:, 1:2] * vertex_values[corners[:, 1]]
-    values += weights[:, 2:] * vertex_values[corners[:, 2]]
-    return values
+    kind = np.result_type(vertex_values, weights)
+    values, corners, shares = (
+        torch.from_numpy(np.ascontiguousarray(array))
+        for array in (vertex_values.astype(kind, copy=False), corners, weights.astype(kind, copy=False))
+    )
+    # Of all ways to add up weighted rows this is the fastest by far, 5 to 15 times numpy's indexing.
+    blended = embedding_bag(corners, values, per_sample_weights=shares, mode="sum")
+    return np.asarray(blended.numpy())
 
 
-def _running_index(counts: IntArray) -> IntArray:
-    """0, 1, .. count-1 for each count, one after the other."""
+def _running_index(counts: IntArray) -> tuple[IntArray, IntArray]:
+    """(sum of counts,) which count each belongs to, and 0, 1, .. count-1 for each count, one after the other."""
+    owner = np.repeat(np.arange(len(counts)), counts)
     starts = np.cumsum(counts) - counts
-    return np.arange(int(counts.sum())) - np.repeat(starts, counts)
+    return owner, np.arange(len(owner)) - np.take(starts, owner)
 
 
 def _edge_at_row(upper: FloatArray, lower: FloatArray, row: IntArray) -> FloatArray:
