@@ -6,6 +6,7 @@ one platform and Python:
 
     parts/        files on their way, as far as they came
     staging/      files being unpacked; never used, and thrown away by the next install
+    discarded/    an engine being deleted
     engine-ABC/   a whole engine that passed its trial
     engine.json   which of these the worker takes; written last, in one step
     busy          held by the process that installs or removes
@@ -47,6 +48,8 @@ TRIES = 5  # in a row that bring nothing, before a download gives up
 RETRY_WAIT_S = 1.0
 TRIAL_PATIENCE_S = 180.0  # the first import of torch from a cold disk, and the first start of a card
 SPARE_BYTES = 500_000_000  # that stay free on the disk
+SIZE_LEEWAY = 0.05  # of a size that was not measured; more than that, and what the server has is something else
+RENAME_PATIENCE_S = 10.0  # for scanners of viruses: Windows renames no folder while a file in it is open
 FETCHED, UNPACKED = 0.75, 0.97  # of the progress bar; the rest is the trial
 DROPPED_DATA = ("scripts", "headers", "data")  # of a wheel: no program of it is ever called
 
@@ -141,11 +144,35 @@ def engine_home(platform: str, python: str) -> Path:
 
 @functools.cache  # cards stay where they are
 def nvidia_cards(driver: Path = Path("/proc/driver/nvidia")) -> tuple[str, ...]:
-    """The names of NVIDIA's cards, as their driver for Linux tells; () without card or driver, and elsewhere."""
+    """The names of NVIDIA's cards, as their driver tells the system; () without card or driver, and elsewhere.
+
+    Asked while a panel is drawn, so no program is started for it: nvidia-smi takes seconds to wake a laptop's card.
+    """
+    if sys.platform == "win32":
+        return _cards_in_registry()
     found = []
     for told in sorted(driver.glob("gpus/*/information")):
         with contextlib.suppress(OSError):  # the driver is being replaced
             found += re.findall(r"^Model:\s*(.+?)\s*$", told.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return tuple(found)
+
+
+def _cards_in_registry() -> tuple[str, ...]:
+    """The devices that NVIDIA's display driver runs since Windows was started, by their names in the Device Manager."""
+    found: list[str] = []
+    if sys.platform == "win32":
+        import winreg
+
+        def value(key: str, name: str) -> Any:
+            with winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, rf"SYSTEM\CurrentControlSet\{key}") as opened:
+                return winreg.QueryValueEx(opened, name)[0]
+
+        driver = r"Services\nvlddmkm\Enum"
+        with contextlib.suppress(OSError):  # there is no such key: no driver
+            for index in range(value(driver, "Count")):
+                device = value(driver, str(index))
+                # Behind where the name comes from: @oem12.inf,%nvidia_dev.2504%;NVIDIA GeForce RTX 3060
+                found.append(value(rf"Enum\{device}", "DeviceDesc").rpartition(";")[2])
     return tuple(found)
 
 
@@ -167,7 +194,7 @@ def has_note(home: Path) -> bool:
 
 def anything_left(home: Path) -> bool:
     """Whether something of an engine lies there, be it whole, half fetched or of another version."""
-    return any((home / name).exists() for name in ("parts", "staging", NOTE)) or any(home.glob("engine-*"))
+    return any((home / name).exists() for name in ("parts", "staging", "discarded", NOTE)) or any(home.glob("engine-*"))
 
 
 def to_fetch(home: Path, files: Sequence[LockedFile]) -> int:
@@ -210,9 +237,10 @@ def install(
                 if tried != place:
                     if hasattr(os, "sync"):
                         os.sync()  # a power cut must not leave a folder that looks whole with files that are not
-                    tried.rename(place)
+                    _rename(tried, place)
             finally:
-                shutil.rmtree(home / "staging", ignore_errors=True)  # gigabytes, unpacked again in a minute
+                # Gigabytes, unpacked again in a minute.
+                shutil.rmtree(_of_any_length(home / "staging"), ignore_errors=True)
             _write_note(home, Engine(place, trial))
             shutil.rmtree(home / "parts", ignore_errors=True)
     except OSError as error:
@@ -226,10 +254,11 @@ def remove(home: Path) -> None:
         return
     try:
         with _alone(home):
-            (home / NOTE).unlink(missing_ok=True)  # first: a half-deleted engine must not be used
+            for engine in home.glob("engine-*"):
+                _delete_engine(engine)
             for left in home.iterdir():
                 if left.is_dir():
-                    shutil.rmtree(left)
+                    shutil.rmtree(_of_any_length(left))
                 elif left.name != "busy":
                     left.unlink()
     except OSError as error:
@@ -256,14 +285,56 @@ def _place(home: Path, files: Sequence[LockedFile]) -> Path:
 
 
 def _sweep(home: Path, keep: Path) -> None:
-    """Throw away what an install before left half unpacked, and engines that are neither used nor `keep`."""
-    shutil.rmtree(home / "staging", ignore_errors=True)
+    """Throw away what is left half unpacked or half deleted, and engines that are neither used nor `keep`."""
+    for left in ("staging", "discarded"):
+        shutil.rmtree(_of_any_length(home / left), ignore_errors=True)
     used = ""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         used = json.loads((home / NOTE).read_text(encoding="utf-8"))["folder"]
     for engine in home.glob("engine-*"):
         if engine != keep and engine.name != used:
-            shutil.rmtree(engine, ignore_errors=True)
+            with contextlib.suppress(OSError):  # a worker of another Blender runs on it
+                _delete_engine(engine)
+
+
+def _delete_engine(engine: Path) -> None:
+    """Delete an engine. Raises OSError, on Windows where a worker runs on it.
+
+    Renamed first: what can be deleted only in part must not pass for whole.
+    """
+    discarded = _of_any_length(engine.with_name("discarded"))
+    if discarded.exists():
+        shutil.rmtree(discarded)
+    engine.rename(discarded)
+    shutil.rmtree(discarded)
+
+
+def _rename(folder: Path, name: Path) -> None:
+    """Rename a folder, as soon as nobody looks into it. Raises OSError."""
+    ends = time.monotonic() + RENAME_PATIENCE_S
+    while True:
+        try:
+            folder.rename(name)
+            return
+        except PermissionError:
+            if time.monotonic() > ends:
+                raise
+            time.sleep(RETRY_WAIT_S)
+
+
+def _of_any_length(path: Path) -> Path:
+    """The path as Windows takes it at any length, for writing and deleting.
+
+    Licences deep inside torch's wheel have names of 173 characters, and with the folder of the engine before it such a
+    path passes the 260 that Windows takes otherwise. What torch reads stays below: no name is longer than 116, that of
+    compiled code, and the folder has some 80 and the name of the user.
+    """
+    return Path(extended(str(path.absolute()))) if sys.platform == "win32" else path
+
+
+def extended(path: str) -> str:
+    """An absolute path of Windows without a limit to its length; one of a network or extended already stays."""
+    return path if path.startswith("\\\\") else "\\\\?\\" + path
 
 
 def _write_note(home: Path, engine: Engine) -> None:
@@ -444,7 +515,7 @@ def _unpack_all(
     files: Sequence[LockedFile], wheels: Sequence[Path], staging: Path, progress: Progress, cancelled: threading.Event
 ) -> None:
     """Unpack every wheel into one fresh folder."""
-    staging.mkdir()
+    _of_any_length(staging).mkdir()
     total, done = sum(file.unpacked for file in files), 0
 
     def told(count: int) -> None:
@@ -471,7 +542,7 @@ def unpack(wheel: Path, folder: Path, told: Callable[[int], None]) -> None:
         for entry, path in entries:
             if path is None or entry.is_dir():
                 continue
-            target = folder / path
+            target = _of_any_length(folder) / path
             target.parent.mkdir(parents=True, exist_ok=True)
             with archive.open(entry) as packed, target.open("wb") as stream:
                 while piece := packed.read(PIECE_BYTES):

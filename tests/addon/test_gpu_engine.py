@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.server
-import json
+import os
 import re
 import stat
 import subprocess
@@ -13,8 +13,10 @@ import threading
 import urllib.parse
 import zipfile
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from types import SimpleNamespace
 
 import pytest
 from headcast.addon import gpu_engine
@@ -27,6 +29,8 @@ from headcast.addon.gpu_engine import (
     load_lock,
     remove,
 )
+
+from inference import start_worker
 
 BARE_PYTHON = (sys.executable, "-I", "-S")  # without this Python's own torch, as Blender's is
 TORCH = """
@@ -401,6 +405,51 @@ def test_a_wrong_file_in_the_folder_is_refused_and_left_alone(
     assert path.read_bytes() == b"not a wheel"
 
 
+def test_an_engine_that_is_in_use_stays_whole(
+    files: tuple[LockedFile, ...], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows neither renames nor deletes what a worker has loaded."""
+    engine = run(files, home)
+
+    def refused(_path: Path, _name: Path) -> None:
+        raise PermissionError(13, "Access is denied")
+
+    monkeypatch.setattr(Path, "rename", refused)
+    with pytest.raises(EngineTrouble, match=r"cannot be removed: Access is denied.") as trouble:
+        remove(home)
+    assert "Close other Blenders" in trouble.value.hint
+    assert engine_in_use(home, files) == engine and imported(engine) == "2.13.0+cu130"
+
+
+def test_an_engine_that_was_deleted_in_part_is_not_taken_for_whole(
+    files: tuple[LockedFile, ...], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(files, home)
+    with monkeypatch.context() as locked_files:
+        locked_files.setattr(gpu_engine.shutil, "rmtree", lambda *_args, **_options: None)  # as if all were open
+        gpu_engine._delete_engine(next(home.glob("engine-*")))
+    assert engine_in_use(home, files) is None and gpu_engine.anything_left(home)
+    engine = run(files, home)  # fetched anew
+    assert engine_in_use(home, files) == engine and not (home / "discarded").exists()
+
+
+def test_a_scanner_that_looks_into_the_new_engine_is_waited_for(
+    files: tuple[LockedFile, ...], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_engine, "RETRY_WAIT_S", 0.0)
+    looking = [True, True]
+    rename = Path.rename
+
+    def renamed(path: Path, name: Path) -> Path:
+        if looking:
+            looking.pop()
+            raise PermissionError(13, "Access is denied")
+        return rename(path, name)
+
+    monkeypatch.setattr(Path, "rename", renamed)
+    assert imported(run(files, home)) == "2.13.0+cu130" and not looking
+
+
 def test_removal_leaves_nothing(files: tuple[LockedFile, ...], home: Path, tmp_path: Path) -> None:
     run(files, home)
     (home / "parts").mkdir()
@@ -444,8 +493,34 @@ def test_the_shipped_lock_is_whole(python: str) -> None:
 
 
 def test_no_engine_is_offered_elsewhere() -> None:
-    assert load_lock("windows-x64", "3.11") == () and load_lock("macos-arm64", "3.13") == ()
-    assert json.loads(gpu_engine.LOCK.read_text(encoding="utf-8"))
+    assert load_lock("windows-arm64", "3.11") == () and load_lock("macos-arm64", "3.13") == ()
+
+
+@pytest.mark.parametrize(
+    ("path", "extended"),
+    [
+        (r"C:\Users\Ann\AppData\Local", r"\\?\C:\Users\Ann\AppData\Local"),
+        (r"\\?\C:\Users", r"\\?\C:\Users"),
+        (r"\\server\share", r"\\server\share"),
+    ],
+)
+def test_windows_takes_paths_of_any_length(path: str, extended: str) -> None:
+    assert gpu_engine.extended(path) == extended
+    deep = PureWindowsPath(extended) / PurePosixPath("torch/lib/c10.dll")  # as a wheel's files are put below it
+    assert str(deep) == extended + r"\torch\lib\c10.dll"
+
+
+def test_the_worker_on_windows_finds_the_libraries_of_its_torch_and_of_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("engine", "wheels"):
+        (tmp_path / name / "torch" / "lib").mkdir(parents=True)
+    added: list[str] = []
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(os, "add_dll_directory", added.append, raising=False)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    start_worker.prepare("root", [str(tmp_path / "engine"), str(tmp_path / "wheels")])
+    assert added == [str(tmp_path / "engine" / "torch" / "lib")]
 
 
 def test_cards_are_named_by_their_driver(tmp_path: Path) -> None:
@@ -455,3 +530,41 @@ def test_cards_are_named_by_their_driver(tmp_path: Path) -> None:
         (tmp_path / "gpus" / bus / "information").write_text(f"Model: \t\t {model}\nIRQ:   \t\t 130\n")
     assert gpu_engine.nvidia_cards(tmp_path) == ("NVIDIA GeForce RTX 3060", "NVIDIA RTX A2000")
     assert gpu_engine.nvidia_cards(tmp_path / "none") == ()
+
+
+DEVICES = r"SYSTEM\CurrentControlSet\Services\nvlddmkm\Enum"
+CARD = r"PCI\VEN_10DE&DEV_2504&SUBSYS_397D1462&REV_A1\4&2283F625&0&0019"
+
+
+@pytest.mark.parametrize(
+    ("registry", "cards"),
+    [
+        (
+            {
+                DEVICES: {"Count": 1, "NextInstance": 1, "0": CARD},
+                rf"SYSTEM\CurrentControlSet\Enum\{CARD}": {
+                    "DeviceDesc": "@oem12.inf,%nvidia_dev.2504%;NVIDIA GeForce RTX 3060"
+                },
+            },
+            ("NVIDIA GeForce RTX 3060",),
+        ),
+        ({DEVICES: {"Count": 0}}, ()),  # the card was taken out
+        ({}, ()),
+    ],
+)
+def test_cards_are_named_by_windows_registry(
+    registry: dict[str, dict[str, object]], cards: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def open_key(root: str, key: str) -> nullcontext[dict[str, object]]:
+        if root != "HKLM" or key not in registry:
+            raise FileNotFoundError(2, "The system cannot find the file specified", key)
+        return nullcontext(registry[key])
+
+    fake = SimpleNamespace(
+        HKEY_LOCAL_MACHINE="HKLM", OpenKey=open_key, QueryValueEx=lambda key, name: (key[name], "a type")
+    )
+    monkeypatch.setitem(sys.modules, "winreg", fake)
+    monkeypatch.setattr(sys, "platform", "win32")
+    gpu_engine.nvidia_cards.cache_clear()
+    assert gpu_engine.nvidia_cards() == cards
+    gpu_engine.nvidia_cards.cache_clear()
