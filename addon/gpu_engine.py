@@ -79,6 +79,8 @@ class LockedFile:
     """One file of the engine; `python -m wheels gpu-lock` writes these.
 
     size, unpacked: bytes of the file and of what is in it.
+    measured:       whether they are the index's and the file's own word; else they are only about right, and the server
+                    is asked how long the file is.
     licence:        in its maker's words.
     """
 
@@ -91,6 +93,7 @@ class LockedFile:
     sha256: str
     size: int
     unpacked: int
+    measured: bool
     licence: str
 
 
@@ -198,8 +201,13 @@ def anything_left(home: Path) -> bool:
 
 
 def to_fetch(home: Path, files: Sequence[LockedFile]) -> int:
-    """Bytes that an install from the network would still fetch."""
+    """Bytes that an install from the network would still fetch; about, where files were not measured."""
     return sum(max(0, file.size - _size_of(_part(home, file))) for file in files)
+
+
+def hosts(files: Sequence[LockedFile]) -> str:
+    """The servers that an install from the network fetches from."""
+    return ", ".join(sorted({file.url.split("/")[2] for file in files}))
 
 
 def install(
@@ -417,43 +425,55 @@ def _collect(
         wheel = _part(home, file) if source is None else source / file.file
         if source is None:
             # What a fetch has brought is told at once, for one file alone takes minutes.
-            def told(bytes_there: int, before: int = done) -> None:
-                progress(FETCHED * (before + bytes_there) / total, "Fetching the GPU engine")
+            def told(bytes_there: int, before: int = done, own: int = file.size) -> None:
+                progress(FETCHED * (before + min(bytes_there, own)) / total, "Fetching the GPU engine")
 
             _fetch(file, wheel, told, cancelled)
         if _sha256_of(wheel, cancelled) != file.sha256:
             if source is None:
                 wheel.unlink()
-            raise EngineTrouble(
-                "The file {file} is not the one that Headcast asked for.",
-                "Install the GPU engine again, or fetch the file anew. If this happens again, something on the way "
-                "changes files: ask whoever runs your network.",
-                file=file.file,
-            )
+            raise _not_the_one(file)
         done += file.size
         progress(FETCHED * done / total, "Fetching the GPU engine" if source is None else "Checking the files")
         wheels.append(wheel)
     return wheels
 
 
+def _not_the_one(file: LockedFile) -> EngineTrouble:
+    return EngineTrouble(
+        "The file {file} is not the one that Headcast asked for.",
+        "Install the GPU engine again, or fetch the file anew. If this happens again, something on the way "
+        "changes files: ask whoever runs your network.",
+        file=file.file,
+    )
+
+
 class _Broken(Exception):
     """A connection that could not be made or broke off; another try may do."""
+
+
+class _PastTheEnd(_Broken):
+    """The server's file ends before the first byte that was asked for."""
 
 
 def _fetch(file: LockedFile, part: Path, told: Callable[[int], None], cancelled: threading.Event) -> None:
     """Fetch what the part lacks, again and again as long as something comes."""
     part.parent.mkdir(parents=True, exist_ok=True)
-    if _size_of(part) > file.size:
-        part.unlink()
+    size = file.size if file.measured else None
     tries = 0
-    while (there := _size_of(part)) < file.size:
+    while (there := _size_of(part)) != size:
         try:
-            _fetch_on(file, part, told, cancelled)
+            if size is None:
+                size = _size_on_server(file)
+                continue
+            if there > size:
+                part.unlink()
+            _fetch_on(file, size, part, told, cancelled)
             reason = "the server closed it"
         except _Broken as error:
             reason = str(error)
         tries = 0 if _size_of(part) > there else tries + 1
-        if _size_of(part) < file.size:
+        if _size_of(part) != size:
             if tries == TRIES:
                 raise EngineTrouble(
                     "The connection broke off while {file} was fetched: {reason}.",
@@ -465,17 +485,25 @@ def _fetch(file: LockedFile, part: Path, told: Callable[[int], None], cancelled:
                 raise InstallCancelled
 
 
-def _fetch_on(file: LockedFile, part: Path, told: Callable[[int], None], cancelled: threading.Event) -> None:
-    """One connection: append what comes, at most what the lock says. Raises _Broken, or EngineTrouble if refused."""
-    there = _size_of(part)
-    request = urllib.request.Request(file.url, headers={"Range": f"bytes={there}-"} if there else {})
+def _size_on_server(file: LockedFile) -> int:
+    """Bytes of the file, as the server tells them. Raises _Broken, or EngineTrouble where they cannot be right."""
+    with _asked(file, "bytes=0-0") as answer:
+        told = str(answer.headers["Content-Range" if answer.status == 206 else "Content-Length"]).rpartition("/")[2]
+    size = int(told) if told.isdecimal() else 0
+    if abs(size - file.size) > SIZE_LEEWAY * file.size:  # a page with words instead of the file, or no end told
+        raise _not_the_one(file)
+    return size
+
+
+def _asked(file: LockedFile, range_wanted: str) -> Any:
+    """The server's answer, a response to be closed. Raises _Broken, or EngineTrouble if refused."""
+    request = urllib.request.Request(file.url, headers={"Range": range_wanted} if range_wanted else {})
     try:
-        answer = urllib.request.urlopen(request, timeout=CONNECTION_PATIENCE_S)
+        return urllib.request.urlopen(request, timeout=CONNECTION_PATIENCE_S)
     except urllib.error.HTTPError as error:
         error.close()
-        if error.code == 416:  # what is there lies beyond the server's file: begin anew
-            part.unlink()
-            raise _Broken(f"HTTP {error.code}") from error
+        if error.code == 416:
+            raise _PastTheEnd(f"HTTP {error.code}") from error
         if error.code >= 500 or error.code in (408, 429):
             raise _Broken(f"HTTP {error.code}") from error
         raise EngineTrouble(
@@ -486,15 +514,25 @@ def _fetch_on(file: LockedFile, part: Path, told: Callable[[int], None], cancell
         ) from error
     except (OSError, http.client.HTTPException) as error:
         raise _Broken(_words_of(error)) from error
+
+
+def _fetch_on(file: LockedFile, size: int, part: Path, told: Callable[[int], None], cancelled: threading.Event) -> None:
+    """One connection: append what comes, up to that size. Raises _Broken, or EngineTrouble if refused."""
+    there = _size_of(part)
+    try:
+        answer = _asked(file, f"bytes={there}-" if there else "")
+    except _PastTheEnd:
+        part.unlink()  # begin anew
+        raise
     with answer:
         goes_on = answer.status == 206 and str(answer.headers["Content-Range"]).startswith(f"bytes {there}-")
         with part.open("ab" if goes_on else "wb") as stream:
             there = there if goes_on else 0  # a server without ranges sends the whole file
-            while there < file.size:
+            while there < size:
                 if cancelled.is_set():
                     raise InstallCancelled
                 try:
-                    piece = answer.read(min(PIECE_BYTES, file.size - there))
+                    piece = answer.read(min(PIECE_BYTES, size - there))
                 except http.client.IncompleteRead as error:
                     piece = error.partial
                 except (OSError, http.client.HTTPException) as error:

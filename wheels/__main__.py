@@ -99,7 +99,9 @@ def _gpu_lock() -> int:
     for target in sorted({(wheel.platform, wheel.python) for wheel in wheels}):
         own = [wheel for wheel in wheels if (wheel.platform, wheel.python) == target]
         size, unpacked = sum(wheel.size for wheel in own) / 1e9, sum(wheel.unpacked for wheel in own) / 1e9
-        print(f"{target[0]} with Python {target[1]}: {len(own)} wheels, {size:.2f} GB, unpacked {unpacked:.2f} GB")
+        about = "" if all(wheel.measured for wheel in own) else "about "
+        sizes = f"{about}{size:.2f} GB, unpacked {about}{unpacked:.2f} GB"
+        print(f"{target[0]} with Python {target[1]}: {len(own)} wheels, {sizes}")
     return 0
 
 

@@ -1,8 +1,8 @@
 """Torch's builds that lie on PyTorch's own index alone: the CPU's for Linux, and that for NVIDIA's cards for Windows.
 
-PyPI has neither, and PyTorch's index tells neither sizes nor, to every network, hashes. So the facts stand here, as
-files that others publish to lock their own projects tell them: every SHA-256 is one that at least two projects that
-have nothing to do with each other give for the file; the first is also that of the file itself, which was at hand.
+PyPI has neither, and PyTorch's index is not to be reached from every network, nor does it tell sizes. So the facts
+stand here, as others tell them in the files that lock their own projects: each SHA-256 is what at least two projects
+that have nothing to do with each other give for the file; the first is also that of the file itself, which was at hand.
 Nobody has to believe them: pip and the add-on hold what they fetch against its SHA-256 and refuse anything else, so
 that a wrong line can only keep something from being installed.
 
@@ -22,16 +22,11 @@ LICENCE = "Apache-2.0 AND Apache-2.0 WITH LLVM-exception AND BSD-2-Clause AND BS
 
 @dataclass(frozen=True)
 class PublishedWheel:
-    """One file of PyTorch's index.
-
-    size:       bytes.
-    size_known: whether that is more than an estimate after the same build for another Python, which differs by a MB.
-    """
+    """One file of PyTorch's index; size in bytes."""
 
     file: str
     sha256: str
     size: int
-    size_known: bool = True
 
     @property
     def version(self) -> str:
@@ -58,8 +53,7 @@ WHEELS = (
     PublishedWheel(
         "torch-2.13.0+cu130-cp311-cp311-win_amd64.whl",
         "45e97bd9bc0416f4f4190b5098c55119a389fa5a7c8bbf2639f08f1d04e0a0dc",
-        1_915_500_000,
-        size_known=False,
+        1_915_500_000,  # nobody tells it: about as much as the next, which holds the same libraries
     ),
     PublishedWheel(
         "torch-2.13.0+cu130-cp313-cp313-win_amd64.whl",

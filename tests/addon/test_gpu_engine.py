@@ -73,6 +73,7 @@ def locked(wheel: Path, address: str = "http://127.0.0.1:9") -> LockedFile:
         sha256=hashlib.sha256(content).hexdigest(),
         size=len(content),
         unpacked=unpacked,
+        measured=True,
         licence="MIT",
     )
 
@@ -84,6 +85,7 @@ class Server:
     folder: Path
     address: str = ""
     ranges: bool = True
+    tells_sizes: bool = True
     cuts: list[int] = field(default_factory=list)
     asked: list[tuple[str, str]] = field(default_factory=list)  # (file, Range header)
 
@@ -101,14 +103,21 @@ def server(tmp_path: Path) -> Iterator[Server]:
                 self.send_error(404)
                 return
             content = path.read_bytes()
-            begin = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and own.ranges else 0
+            begin, _, end = wanted.removeprefix("bytes=").partition("-") if wanted and own.ranges else ("", "", "")
+            piece = content[int(begin or 0) : int(end or len(content)) + 1]
+            if begin and not piece:
+                self.send_error(416)
+                return
             self.send_response(206 if begin else 200)
             if begin:
-                self.send_header("Content-Range", f"bytes {begin}-{len(content) - 1}/{len(content)}")
-            self.send_header("Content-Length", str(len(content) - begin))
+                last = int(begin) + len(piece) - 1
+                self.send_header("Content-Range", f"bytes {begin}-{last}/{len(content)}")
+            if own.tells_sizes:
+                self.send_header("Content-Length", str(len(piece)))
             self.end_headers()
-            piece = content[begin:]
-            self.wfile.write(piece[: own.cuts.pop(0)] if own.cuts else piece)
+            if not end:  # the question how long the file is cannot be cut
+                piece = piece[: own.cuts.pop(0)] if own.cuts else piece
+            self.wfile.write(piece)
 
         def log_message(self, *_args: object) -> None:
             """Quiet."""
@@ -225,6 +234,101 @@ def test_a_longer_file_than_the_lock_says_is_not_read_on(
     path.write_bytes(b"?" * files[1].size + path.read_bytes())
     with pytest.raises(EngineTrouble, match="is not the one"):
         run(files, home)
+
+
+@pytest.fixture
+def about(files: tuple[LockedFile, ...]) -> tuple[LockedFile, ...]:
+    """The same engine, locked without having been measured: the first wheel is shorter than it says."""
+    return replace(files[0], size=files[0].size + 5_000, measured=False), files[1]
+
+
+def test_a_file_of_unknown_size_is_as_long_as_the_server_says(
+    about: tuple[LockedFile, ...], server: Server, home: Path
+) -> None:
+    told: list[tuple[float, str]] = []
+    assert imported(run(about, home, told=told)) == "2.13.0+cu130"
+    assert [wanted for _, wanted in server.asked] == ["bytes=0-0", "", ""]
+    fractions = [fraction for fraction, _ in told]
+    assert fractions == sorted(fractions) and fractions[-1] < 1
+
+
+def test_a_file_that_is_longer_than_it_was_thought_is_fetched_whole(
+    about: tuple[LockedFile, ...], server: Server, home: Path
+) -> None:
+    longer = (replace(about[0], size=about[0].size - 10_000), about[1])
+    told: list[tuple[float, str]] = []
+    assert imported(run(longer, home, told=told)) == "2.13.0+cu130"
+    assert [fraction for fraction, _ in told] == sorted(fraction for fraction, _ in told)
+
+
+def test_a_file_of_unknown_size_goes_on_where_it_stopped(
+    about: tuple[LockedFile, ...], server: Server, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_engine, "RETRY_WAIT_S", 0.0)
+    server.cuts = [300_000, *[0] * gpu_engine.TRIES]
+    with pytest.raises(EngineTrouble, match=r"broke off while torch-1\.0"):
+        run(about, home)
+    assert gpu_engine.to_fetch(home, about) == sum(file.size for file in about) - 300_000
+    server.asked.clear()
+    server.cuts = [100_000]
+    assert imported(run(about, home)) == "2.13.0+cu130"  # the next click
+    assert [wanted for _, wanted in server.asked] == ["bytes=0-0", "bytes=300000-", "bytes=400000-", ""]
+
+
+def test_a_whole_file_of_unknown_size_is_not_fetched_again(
+    about: tuple[LockedFile, ...], server: Server, home: Path
+) -> None:
+    (home / "parts").mkdir(parents=True)
+    (home / "parts" / about[0].file).write_bytes((server.folder / about[0].file).read_bytes())
+    assert imported(run(about, home)) == "2.13.0+cu130"
+    assert server.asked == [(about[0].file, "bytes=0-0"), (about[1].file, "")]
+
+
+def test_a_part_that_is_longer_than_the_file_is_begun_anew(
+    about: tuple[LockedFile, ...], server: Server, home: Path
+) -> None:
+    (home / "parts").mkdir(parents=True)
+    for file in about:
+        (home / "parts" / file.file).write_bytes(bytes(file.size + 1))
+    assert imported(run(about, home)) == "2.13.0+cu130"
+    assert [wanted for _, wanted in server.asked] == ["bytes=0-0", "", ""]
+
+
+def test_a_server_without_ranges_tells_the_size_too(
+    about: tuple[LockedFile, ...], server: Server, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_engine, "RETRY_WAIT_S", 0.0)
+    server.cuts, server.ranges = [300_000], False
+    assert imported(run(about, home)) == "2.13.0+cu130"
+
+
+@pytest.mark.parametrize("tells_sizes", [True, False])
+def test_a_page_of_words_in_place_of_a_file_of_unknown_size_is_refused(
+    about: tuple[LockedFile, ...], server: Server, home: Path, tells_sizes: bool
+) -> None:
+    """A hotel's network that wants to be logged into; or a server that tells no end, which might fill the disk."""
+    server.tells_sizes, server.ranges = tells_sizes, False
+    (server.folder / about[0].file).write_bytes(b"<html>Please log in</html>")
+    with pytest.raises(EngineTrouble, match=r"torch-1.0-py3-none-any.whl is not the one"):
+        run(about, home)
+    assert len(server.asked) == 1 and not list((home / "parts").iterdir())
+
+
+def test_wrong_content_of_unknown_size_is_refused(about: tuple[LockedFile, ...], server: Server, home: Path) -> None:
+    path = server.folder / about[0].file
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    with pytest.raises(EngineTrouble, match=r"torch-1.0-py3-none-any.whl is not the one"):
+        run(about, home)
+    assert not list(home.glob("staging")) and not list((home / "parts").iterdir())
+
+
+def test_a_server_that_does_not_answer_is_told(
+    about: tuple[LockedFile, ...], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_engine, "RETRY_WAIT_S", 0.0)
+    nowhere = (replace(about[0], url=f"http://127.0.0.1:9/{about[0].file}"), about[1])
+    with pytest.raises(EngineTrouble, match=r"broke off while torch-1\.0.* fetched: Connection refused"):
+        run(nowhere, home)
 
 
 def test_cancel_keeps_what_has_come(files: tuple[LockedFile, ...], home: Path) -> None:
@@ -475,21 +579,30 @@ def test_two_blenders_do_not_install_at_once(files: tuple[LockedFile, ...], home
     assert refused == ["Another Blender is installing or removing the GPU engine."]
 
 
+ADDRESSES = {"linux-x64": "files.pythonhosted.org", "windows-x64": "download-r2.pytorch.org"}
+OF_LINUX = {"triton", "nvidia-cublas", "nvidia-cudnn-cu13", "nvidia-cuda-runtime", "nvidia-nccl-cu13"}
+
+
 @pytest.mark.parametrize("python", ["3.11", "3.13"])
-def test_the_shipped_lock_is_whole(python: str) -> None:
-    """Torch with CUDA's libraries, once each, from PyPI's own server, by checksum, and no NumPy."""
-    files = load_lock("linux-x64", python)
+@pytest.mark.parametrize("platform", sorted(ADDRESSES))
+def test_the_shipped_lock_is_whole(platform: str, python: str) -> None:
+    """Torch with CUDA's libraries, once each, from its maker's own server, by checksum, and no NumPy."""
+    files = load_lock(platform, python)
     names = [file.name for file in files]
-    wanted = {"torch", "triton", "nvidia-cublas", "nvidia-cudnn-cu13", "nvidia-cuda-runtime", "nvidia-nccl-cu13"}
+    wanted = {"torch"} | (OF_LINUX if platform == "linux-x64" else set())  # for Windows they are in torch's own file
     assert len(set(names)) == len(names) and wanted <= set(names) and "numpy" not in names
     for file in files:
         address = urllib.parse.urlsplit(file.url)
-        assert (address.scheme, address.hostname) == ("https", "files.pythonhosted.org")
-        assert address.path.rpartition("/")[2] == file.file and re.fullmatch("[0-9a-f]{64}", file.sha256)
+        assert (address.scheme, address.hostname) == ("https", ADDRESSES[platform]) and file.measured == (
+            platform == "linux-x64"
+        )
+        name = urllib.parse.unquote(address.path.rpartition("/")[2])
+        assert name == file.file and re.fullmatch("[0-9a-f]{64}", file.sha256)
         assert 0 < file.size < file.unpacked * 1.01 + 10_000
     torch = files[names.index("torch")]
-    assert torch.version == "2.13.0" and f"-cp{python.replace('.', '')}-" in torch.file
-    assert 2e9 < sum(file.size for file in files) < 4e9
+    assert torch.version.removesuffix("+cu130") == "2.13.0" and f"-cp{python.replace('.', '')}-" in torch.file
+    assert 1.8e9 < sum(file.size for file in files) < 4e9
+    assert gpu_engine.hosts(files) == ADDRESSES[platform]
 
 
 def test_no_engine_is_offered_elsewhere() -> None:
