@@ -6,6 +6,7 @@ one platform and Python:
 
     parts/        files on their way, as far as they came
     staging/      files being unpacked; never used, and thrown away by the next install
+    discarded/    an engine being deleted
     engine-ABC/   a whole engine that passed its trial
     engine.json   which of these the worker takes; written last, in one step
     busy          held by the process that installs or removes
@@ -47,6 +48,8 @@ TRIES = 5  # in a row that bring nothing, before a download gives up
 RETRY_WAIT_S = 1.0
 TRIAL_PATIENCE_S = 180.0  # the first import of torch from a cold disk, and the first start of a card
 SPARE_BYTES = 500_000_000  # that stay free on the disk
+SIZE_LEEWAY = 0.05  # of a size that was not measured; more than that, and what the server has is something else
+RENAME_PATIENCE_S = 10.0  # for scanners of viruses: Windows renames no folder while a file in it is open
 FETCHED, UNPACKED = 0.75, 0.97  # of the progress bar; the rest is the trial
 DROPPED_DATA = ("scripts", "headers", "data")  # of a wheel: no program of it is ever called
 
@@ -76,6 +79,8 @@ class LockedFile:
     """One file of the engine; `python -m wheels gpu-lock` writes these.
 
     size, unpacked: bytes of the file and of what is in it.
+    measured:       whether they are the index's and the file's own word; else they are only about right, and the server
+                    is asked how long the file is.
     licence:        in its maker's words.
     """
 
@@ -88,6 +93,7 @@ class LockedFile:
     sha256: str
     size: int
     unpacked: int
+    measured: bool
     licence: str
 
 
@@ -141,11 +147,35 @@ def engine_home(platform: str, python: str) -> Path:
 
 @functools.cache  # cards stay where they are
 def nvidia_cards(driver: Path = Path("/proc/driver/nvidia")) -> tuple[str, ...]:
-    """The names of NVIDIA's cards, as their driver for Linux tells; () without card or driver, and elsewhere."""
+    """The names of NVIDIA's cards, as their driver tells the system; () without card or driver, and elsewhere.
+
+    Asked while a panel is drawn, so no program is started for it: nvidia-smi takes seconds to wake a laptop's card.
+    """
+    if sys.platform == "win32":
+        return _cards_in_registry()
     found = []
     for told in sorted(driver.glob("gpus/*/information")):
         with contextlib.suppress(OSError):  # the driver is being replaced
             found += re.findall(r"^Model:\s*(.+?)\s*$", told.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return tuple(found)
+
+
+def _cards_in_registry() -> tuple[str, ...]:
+    """The devices that NVIDIA's display driver runs since Windows was started, by their names in the Device Manager."""
+    found: list[str] = []
+    if sys.platform == "win32":
+        import winreg
+
+        def value(key: str, name: str) -> Any:
+            with winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, rf"SYSTEM\CurrentControlSet\{key}") as opened:
+                return winreg.QueryValueEx(opened, name)[0]
+
+        driver = r"Services\nvlddmkm\Enum"
+        with contextlib.suppress(OSError):  # there is no such key: no driver
+            for index in range(value(driver, "Count")):
+                device = value(driver, str(index))
+                # Behind where the name comes from: @oem12.inf,%nvidia_dev.2504%;NVIDIA GeForce RTX 3060
+                found.append(value(rf"Enum\{device}", "DeviceDesc").rpartition(";")[2])
     return tuple(found)
 
 
@@ -167,12 +197,17 @@ def has_note(home: Path) -> bool:
 
 def anything_left(home: Path) -> bool:
     """Whether something of an engine lies there, be it whole, half fetched or of another version."""
-    return any((home / name).exists() for name in ("parts", "staging", NOTE)) or any(home.glob("engine-*"))
+    return any((home / name).exists() for name in ("parts", "staging", "discarded", NOTE)) or any(home.glob("engine-*"))
 
 
 def to_fetch(home: Path, files: Sequence[LockedFile]) -> int:
-    """Bytes that an install from the network would still fetch."""
+    """Bytes that an install from the network would still fetch; about, where files were not measured."""
     return sum(max(0, file.size - _size_of(_part(home, file))) for file in files)
+
+
+def hosts(files: Sequence[LockedFile]) -> str:
+    """The servers that an install from the network fetches from."""
+    return ", ".join(sorted({file.url.split("/")[2] for file in files}))
 
 
 def install(
@@ -210,9 +245,10 @@ def install(
                 if tried != place:
                     if hasattr(os, "sync"):
                         os.sync()  # a power cut must not leave a folder that looks whole with files that are not
-                    tried.rename(place)
+                    _rename(tried, place)
             finally:
-                shutil.rmtree(home / "staging", ignore_errors=True)  # gigabytes, unpacked again in a minute
+                # Gigabytes, unpacked again in a minute.
+                shutil.rmtree(_of_any_length(home / "staging"), ignore_errors=True)
             _write_note(home, Engine(place, trial))
             shutil.rmtree(home / "parts", ignore_errors=True)
     except OSError as error:
@@ -226,10 +262,11 @@ def remove(home: Path) -> None:
         return
     try:
         with _alone(home):
-            (home / NOTE).unlink(missing_ok=True)  # first: a half-deleted engine must not be used
+            for engine in home.glob("engine-*"):
+                _delete_engine(engine)
             for left in home.iterdir():
                 if left.is_dir():
-                    shutil.rmtree(left)
+                    shutil.rmtree(_of_any_length(left))
                 elif left.name != "busy":
                     left.unlink()
     except OSError as error:
@@ -256,14 +293,56 @@ def _place(home: Path, files: Sequence[LockedFile]) -> Path:
 
 
 def _sweep(home: Path, keep: Path) -> None:
-    """Throw away what an install before left half unpacked, and engines that are neither used nor `keep`."""
-    shutil.rmtree(home / "staging", ignore_errors=True)
+    """Throw away what is left half unpacked or half deleted, and engines that are neither used nor `keep`."""
+    for left in ("staging", "discarded"):
+        shutil.rmtree(_of_any_length(home / left), ignore_errors=True)
     used = ""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         used = json.loads((home / NOTE).read_text(encoding="utf-8"))["folder"]
     for engine in home.glob("engine-*"):
         if engine != keep and engine.name != used:
-            shutil.rmtree(engine, ignore_errors=True)
+            with contextlib.suppress(OSError):  # a worker of another Blender runs on it
+                _delete_engine(engine)
+
+
+def _delete_engine(engine: Path) -> None:
+    """Delete an engine. Raises OSError, on Windows where a worker runs on it.
+
+    Renamed first: what can be deleted only in part must not pass for whole.
+    """
+    discarded = _of_any_length(engine.with_name("discarded"))
+    if discarded.exists():
+        shutil.rmtree(discarded)
+    engine.rename(discarded)
+    shutil.rmtree(discarded)
+
+
+def _rename(folder: Path, name: Path) -> None:
+    """Rename a folder, as soon as nobody looks into it. Raises OSError."""
+    ends = time.monotonic() + RENAME_PATIENCE_S
+    while True:
+        try:
+            folder.rename(name)
+            return
+        except PermissionError:
+            if time.monotonic() > ends:
+                raise
+            time.sleep(RETRY_WAIT_S)
+
+
+def _of_any_length(path: Path) -> Path:
+    """The path as Windows takes it at any length, for writing and deleting.
+
+    Licences deep inside torch's wheel have names of 173 characters, and with the folder of the engine before it such a
+    path passes the 260 that Windows takes otherwise. What torch reads stays below: no name is longer than 116, that of
+    compiled code, and the folder has some 80 and the name of the user.
+    """
+    return Path(extended(str(path.absolute()))) if sys.platform == "win32" else path
+
+
+def extended(path: str) -> str:
+    """An absolute path of Windows without a limit to its length; one of a network or extended already stays."""
+    return path if path.startswith("\\\\") else "\\\\?\\" + path
 
 
 def _write_note(home: Path, engine: Engine) -> None:
@@ -346,43 +425,55 @@ def _collect(
         wheel = _part(home, file) if source is None else source / file.file
         if source is None:
             # What a fetch has brought is told at once, for one file alone takes minutes.
-            def told(bytes_there: int, before: int = done) -> None:
-                progress(FETCHED * (before + bytes_there) / total, "Fetching the GPU engine")
+            def told(bytes_there: int, before: int = done, own: int = file.size) -> None:
+                progress(FETCHED * (before + min(bytes_there, own)) / total, "Fetching the GPU engine")
 
             _fetch(file, wheel, told, cancelled)
         if _sha256_of(wheel, cancelled) != file.sha256:
             if source is None:
                 wheel.unlink()
-            raise EngineTrouble(
-                "The file {file} is not the one that Headcast asked for.",
-                "Install the GPU engine again, or fetch the file anew. If this happens again, something on the way "
-                "changes files: ask whoever runs your network.",
-                file=file.file,
-            )
+            raise _not_the_one(file)
         done += file.size
         progress(FETCHED * done / total, "Fetching the GPU engine" if source is None else "Checking the files")
         wheels.append(wheel)
     return wheels
 
 
+def _not_the_one(file: LockedFile) -> EngineTrouble:
+    return EngineTrouble(
+        "The file {file} is not the one that Headcast asked for.",
+        "Install the GPU engine again, or fetch the file anew. If this happens again, something on the way "
+        "changes files: ask whoever runs your network.",
+        file=file.file,
+    )
+
+
 class _Broken(Exception):
     """A connection that could not be made or broke off; another try may do."""
+
+
+class _PastTheEnd(_Broken):
+    """The server's file ends before the first byte that was asked for."""
 
 
 def _fetch(file: LockedFile, part: Path, told: Callable[[int], None], cancelled: threading.Event) -> None:
     """Fetch what the part lacks, again and again as long as something comes."""
     part.parent.mkdir(parents=True, exist_ok=True)
-    if _size_of(part) > file.size:
-        part.unlink()
+    size = file.size if file.measured else None
     tries = 0
-    while (there := _size_of(part)) < file.size:
+    while (there := _size_of(part)) != size:
         try:
-            _fetch_on(file, part, told, cancelled)
+            if size is None:
+                size = _size_on_server(file)
+                continue
+            if there > size:
+                part.unlink()
+            _fetch_on(file, size, part, told, cancelled)
             reason = "the server closed it"
         except _Broken as error:
             reason = str(error)
         tries = 0 if _size_of(part) > there else tries + 1
-        if _size_of(part) < file.size:
+        if _size_of(part) != size:
             if tries == TRIES:
                 raise EngineTrouble(
                     "The connection broke off while {file} was fetched: {reason}.",
@@ -394,17 +485,25 @@ def _fetch(file: LockedFile, part: Path, told: Callable[[int], None], cancelled:
                 raise InstallCancelled
 
 
-def _fetch_on(file: LockedFile, part: Path, told: Callable[[int], None], cancelled: threading.Event) -> None:
-    """One connection: append what comes, at most what the lock says. Raises _Broken, or EngineTrouble if refused."""
-    there = _size_of(part)
-    request = urllib.request.Request(file.url, headers={"Range": f"bytes={there}-"} if there else {})
+def _size_on_server(file: LockedFile) -> int:
+    """Bytes of the file, as the server tells them. Raises _Broken, or EngineTrouble where they cannot be right."""
+    with _asked(file, "bytes=0-0") as answer:
+        told = str(answer.headers["Content-Range" if answer.status == 206 else "Content-Length"]).rpartition("/")[2]
+    size = int(told) if told.isdecimal() else 0
+    if abs(size - file.size) > SIZE_LEEWAY * file.size:  # a page with words instead of the file, or no end told
+        raise _not_the_one(file)
+    return size
+
+
+def _asked(file: LockedFile, range_wanted: str) -> Any:
+    """The server's answer, a response to be closed. Raises _Broken, or EngineTrouble if refused."""
+    request = urllib.request.Request(file.url, headers={"Range": range_wanted} if range_wanted else {})
     try:
-        answer = urllib.request.urlopen(request, timeout=CONNECTION_PATIENCE_S)
+        return urllib.request.urlopen(request, timeout=CONNECTION_PATIENCE_S)
     except urllib.error.HTTPError as error:
         error.close()
-        if error.code == 416:  # what is there lies beyond the server's file: begin anew
-            part.unlink()
-            raise _Broken(f"HTTP {error.code}") from error
+        if error.code == 416:
+            raise _PastTheEnd(f"HTTP {error.code}") from error
         if error.code >= 500 or error.code in (408, 429):
             raise _Broken(f"HTTP {error.code}") from error
         raise EngineTrouble(
@@ -415,15 +514,25 @@ def _fetch_on(file: LockedFile, part: Path, told: Callable[[int], None], cancell
         ) from error
     except (OSError, http.client.HTTPException) as error:
         raise _Broken(_words_of(error)) from error
+
+
+def _fetch_on(file: LockedFile, size: int, part: Path, told: Callable[[int], None], cancelled: threading.Event) -> None:
+    """One connection: append what comes, up to that size. Raises _Broken, or EngineTrouble if refused."""
+    there = _size_of(part)
+    try:
+        answer = _asked(file, f"bytes={there}-" if there else "")
+    except _PastTheEnd:
+        part.unlink()  # begin anew
+        raise
     with answer:
         goes_on = answer.status == 206 and str(answer.headers["Content-Range"]).startswith(f"bytes {there}-")
         with part.open("ab" if goes_on else "wb") as stream:
             there = there if goes_on else 0  # a server without ranges sends the whole file
-            while there < file.size:
+            while there < size:
                 if cancelled.is_set():
                     raise InstallCancelled
                 try:
-                    piece = answer.read(min(PIECE_BYTES, file.size - there))
+                    piece = answer.read(min(PIECE_BYTES, size - there))
                 except http.client.IncompleteRead as error:
                     piece = error.partial
                 except (OSError, http.client.HTTPException) as error:
@@ -444,7 +553,7 @@ def _unpack_all(
     files: Sequence[LockedFile], wheels: Sequence[Path], staging: Path, progress: Progress, cancelled: threading.Event
 ) -> None:
     """Unpack every wheel into one fresh folder."""
-    staging.mkdir()
+    _of_any_length(staging).mkdir()
     total, done = sum(file.unpacked for file in files), 0
 
     def told(count: int) -> None:
@@ -471,7 +580,7 @@ def unpack(wheel: Path, folder: Path, told: Callable[[int], None]) -> None:
         for entry, path in entries:
             if path is None or entry.is_dir():
                 continue
-            target = folder / path
+            target = _of_any_length(folder) / path
             target.parent.mkdir(parents=True, exist_ok=True)
             with archive.open(entry) as packed, target.open("wb") as stream:
                 while piece := packed.read(PIECE_BYTES):

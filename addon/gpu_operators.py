@@ -9,7 +9,7 @@ from bpy.app.translations import pgettext_rpt
 from bpy.props import StringProperty
 
 from .engine import check_engine
-from .gpu_engine import EngineTrouble, anything_left, remove, remove_former, to_fetch
+from .gpu_engine import EngineTrouble, anything_left, hosts, remove, remove_former, to_fetch
 from .gpu_install import INSTALL
 from .preferences import gpu_files, gpu_home, no_gpu_engine, worker_place
 from .session import SESSION
@@ -94,8 +94,8 @@ class HEADCAST_OT_install_gpu_engine(bpy.types.Operator):
 
     def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
         words = pgettext_rpt(
-            "From pypi.org {size} GB are fetched, and {room} GB stay on the disk. Most of it is under NVIDIA's own "
-            "licence, for NVIDIA's cards."
+            "From {hosts} {size} GB are fetched, and about {room} GB stay on the disk. Most of it is under NVIDIA's "
+            "own licence, for NVIDIA's cards."
         )
         files = gpu_files()
         return context.window_manager.invoke_confirm(
@@ -103,6 +103,7 @@ class HEADCAST_OT_install_gpu_engine(bpy.types.Operator):
             event,
             title="Install GPU Engine",
             message=words.format(
+                hosts=hosts(files),
                 size=f"{to_fetch(gpu_home(), files) / 1e9:.1f}",
                 room=f"{sum(file.unpacked for file in files) / 1e9:.1f}",
             ),

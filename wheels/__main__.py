@@ -12,6 +12,7 @@ from .extension import MANIFEST, ROOT, build, build_repository, with_wheels
 from .lock import (
     PLATFORM_TAGS,
     PYTHONS,
+    TARGETS,
     LockedWheel,
     WheelMismatch,
     check,
@@ -21,6 +22,7 @@ from .lock import (
     resolve,
     write_lock,
 )
+from .pytorch_index import NotPublished
 from .rules import complaints
 
 
@@ -61,21 +63,29 @@ def main(arguments: list[str] | None = None) -> int:
             fetch(wheels, folder)
         if chosen.command == "extension":
             print(build(chosen.out, wheels, folder))
-    except (WheelMismatch, URLError, FileNotFoundError, subprocess.CalledProcessError) as error:
+    except (WheelMismatch, NotPublished, URLError, FileNotFoundError, subprocess.CalledProcessError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
 def _lock() -> int:
-    """Lock every platform whose wheels can all be had, and name the others."""
+    """Lock all platforms and Pythons, or none: each that does not resolve is named, and the lock stays as it was."""
     wheels: list[LockedWheel] = []
-    for platform in PLATFORM_TAGS:
-        for python in PYTHONS:
-            try:
-                wheels += resolve(platform, python)
-            except subprocess.CalledProcessError:
-                print(f"not locked: {platform} with Python {python}", file=sys.stderr)
+    failed: list[str] = []
+    for platform, python in TARGETS:
+        try:
+            own = resolve(platform, python)
+        except subprocess.CalledProcessError:
+            failed.append(f"{platform} with Python {python} does not resolve: pip's words are above")
+        except (OSError, NotPublished) as error:
+            failed.append(f"{platform} with Python {python} does not resolve: {error}")
+        else:
+            wheels += own
+            size = sum(wheel.size for wheel in own) / 1e6
+            print(f"{platform} with Python {python}: {len(own)} wheels, {size:.0f} MB")
+    if failed:
+        raise WheelMismatch("\n".join([*failed, "lock.json is left as it was"]))
     write_lock(wheels)
     return 0
 
@@ -89,7 +99,9 @@ def _gpu_lock() -> int:
     for target in sorted({(wheel.platform, wheel.python) for wheel in wheels}):
         own = [wheel for wheel in wheels if (wheel.platform, wheel.python) == target]
         size, unpacked = sum(wheel.size for wheel in own) / 1e9, sum(wheel.unpacked for wheel in own) / 1e9
-        print(f"{target[0]} with Python {target[1]}: {len(own)} wheels, {size:.2f} GB, unpacked {unpacked:.2f} GB")
+        about = "" if all(wheel.measured for wheel in own) else "about "
+        sizes = f"{about}{size:.2f} GB, unpacked {about}{unpacked:.2f} GB"
+        print(f"{target[0]} with Python {target[1]}: {len(own)} wheels, {sizes}")
     return 0
 
 

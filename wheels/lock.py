@@ -19,6 +19,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from . import pytorch_index
+
 LOCK = Path(__file__).with_name("lock.json")
 PATIENCE_S = 60.0  # for an index to tell a file's size
 READ_BYTES = 1 << 20  # wheels of torch have hundreds of megabytes: hashed in pieces
@@ -30,11 +32,11 @@ PLATFORM_TAGS = {
     "macos-arm64": ("macosx_14_0_arm64", "macosx_12_0_arm64", "macosx_11_0_arm64"),
 }
 PYTHONS = ("3.11", "3.13")  # Blender 4.2 to 5.0, and 5.1 on
+TARGETS = [(platform, python) for platform in PLATFORM_TAGS for python in PYTHONS]
 
 TORCH = "torch==2.13.0"
 # PyPI's torch for Linux is CUDA's: 555 MB that want 2.4 GB of NVIDIA's wheels beside them. The CPU build is elsewhere.
-CPU_TORCH_PAGE = {"linux-x64": "https://download.pytorch.org/whl/cpu/torch/"}
-CPU_TORCH = TORCH + "+cpu"
+CPU_TORCH_ELSEWHERE = {"linux-x64": "x86_64"}  # and how the files' names end
 
 # What `inference` imports, with what that needs. Versions must suit the NumPy that each Blender brings:
 # 1.24 (4.2, 4.3), 1.26 (4.5, 5.0), 2.3 (5.1 on).
@@ -103,15 +105,17 @@ def write_lock(wheels: Iterable[LockedWheel], lock: Path = LOCK) -> None:
 def resolve(platform: str, python: str) -> list[LockedWheel]:
     """Ask pip which wheels PACKAGES mean today; nothing is installed.
 
-    Raises CalledProcessError if one of them is not to be had for that platform.
+    Raises CalledProcessError if one of them is not to be had for that platform, NotPublished if that one is torch for
+    Linux, which is not asked for but looked up.
     """
-    packages = [CPU_TORCH if package == TORCH and platform in CPU_TORCH_PAGE else package for package in PACKAGES]
+    looked_up = [_cpu_torch(platform, python)] if platform in CPU_TORCH_ELSEWHERE else []
+    packages = [package for package in PACKAGES if package_name(package) not in {wheel.name for wheel in looked_up}]
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         _pip("install", "--dry-run", "--ignore-installed", "--target", folder, "--report", str(report),
              *_target(platform, python), *packages)  # fmt: skip
         found = json.loads(report.read_text(encoding="utf-8"))["install"]
-    return [
+    return looked_up + [
         LockedWheel(
             platform=platform,
             python=python,
@@ -124,6 +128,15 @@ def resolve(platform: str, python: str) -> list[LockedWheel]:
         )
         for item in found
     ]
+
+
+def _cpu_torch(platform: str, python: str) -> LockedWheel:
+    """Torch's build for the CPU from where PyTorch publishes it."""
+    version = TORCH.partition("==")[2]
+    wheel = pytorch_index.published(version, "cpu", python, CPU_TORCH_ELSEWHERE[platform])
+    return LockedWheel(
+        platform, python, "torch", wheel.version, wheel.file, wheel.sha256, pytorch_index.LICENCE, wheel.size
+    )
 
 
 def package_name(requirement: str) -> str:
@@ -161,7 +174,8 @@ def fetch(wheels: Sequence[LockedWheel], folder: Path) -> None:
         with tempfile.TemporaryDirectory() as passing:
             wanted = Path(passing) / "requirements.txt"
             wanted.write_text("".join(f"{w.name}=={w.version} --hash=sha256:{w.sha256}\n" for w in missing))
-            _pip("download", "--require-hashes", "--dest", str(folder), "--requirement", str(wanted),
+            page = ["--find-links", pytorch_index.page("cpu")] if missing[0].platform in CPU_TORCH_ELSEWHERE else []
+            _pip("download", "--require-hashes", "--dest", str(folder), "--requirement", str(wanted), *page,
                  *_target(missing[0].platform, missing[0].python))  # fmt: skip
     check(wheels, folder)
 
@@ -190,8 +204,7 @@ def sha256_of(path: Path) -> str:
 
 def _target(platform: str, python: str) -> list[str]:
     tags = [argument for tag in PLATFORM_TAGS[platform] for argument in ("--platform", tag)]
-    page = ["--find-links", CPU_TORCH_PAGE[platform]] if platform in CPU_TORCH_PAGE else []
-    return [*page, "--no-deps", "--only-binary=:all:", "--implementation", "cp", "--python-version", python, *tags]
+    return ["--no-deps", "--only-binary=:all:", "--implementation", "cp", "--python-version", python, *tags]
 
 
 def _pip(*arguments: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.server
-import json
+import os
 import re
 import stat
 import subprocess
@@ -13,8 +13,10 @@ import threading
 import urllib.parse
 import zipfile
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from types import SimpleNamespace
 
 import pytest
 from headcast.addon import gpu_engine
@@ -27,6 +29,8 @@ from headcast.addon.gpu_engine import (
     load_lock,
     remove,
 )
+
+from inference import start_worker
 
 BARE_PYTHON = (sys.executable, "-I", "-S")  # without this Python's own torch, as Blender's is
 TORCH = """
@@ -69,6 +73,7 @@ def locked(wheel: Path, address: str = "http://127.0.0.1:9") -> LockedFile:
         sha256=hashlib.sha256(content).hexdigest(),
         size=len(content),
         unpacked=unpacked,
+        measured=True,
         licence="MIT",
     )
 
@@ -80,6 +85,7 @@ class Server:
     folder: Path
     address: str = ""
     ranges: bool = True
+    tells_sizes: bool = True
     cuts: list[int] = field(default_factory=list)
     asked: list[tuple[str, str]] = field(default_factory=list)  # (file, Range header)
 
@@ -97,14 +103,21 @@ def server(tmp_path: Path) -> Iterator[Server]:
                 self.send_error(404)
                 return
             content = path.read_bytes()
-            begin = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and own.ranges else 0
+            begin, _, end = wanted.removeprefix("bytes=").partition("-") if wanted and own.ranges else ("", "", "")
+            piece = content[int(begin or 0) : int(end or len(content)) + 1]
+            if begin and not piece:
+                self.send_error(416)
+                return
             self.send_response(206 if begin else 200)
             if begin:
-                self.send_header("Content-Range", f"bytes {begin}-{len(content) - 1}/{len(content)}")
-            self.send_header("Content-Length", str(len(content) - begin))
+                last = int(begin) + len(piece) - 1
+                self.send_header("Content-Range", f"bytes {begin}-{last}/{len(content)}")
+            if own.tells_sizes:
+                self.send_header("Content-Length", str(len(piece)))
             self.end_headers()
-            piece = content[begin:]
-            self.wfile.write(piece[: own.cuts.pop(0)] if own.cuts else piece)
+            if not end:  # the question how long the file is cannot be cut
+                piece = piece[: own.cuts.pop(0)] if own.cuts else piece
+            self.wfile.write(piece)
 
         def log_message(self, *_args: object) -> None:
             """Quiet."""
@@ -221,6 +234,101 @@ def test_a_longer_file_than_the_lock_says_is_not_read_on(
     path.write_bytes(b"?" * files[1].size + path.read_bytes())
     with pytest.raises(EngineTrouble, match="is not the one"):
         run(files, home)
+
+
+@pytest.fixture
+def about(files: tuple[LockedFile, ...]) -> tuple[LockedFile, ...]:
+    """The same engine, locked without having been measured: the first wheel is shorter than it says."""
+    return replace(files[0], size=files[0].size + 5_000, measured=False), files[1]
+
+
+def test_a_file_of_unknown_size_is_as_long_as_the_server_says(
+    about: tuple[LockedFile, ...], server: Server, home: Path
+) -> None:
+    told: list[tuple[float, str]] = []
+    assert imported(run(about, home, told=told)) == "2.13.0+cu130"
+    assert [wanted for _, wanted in server.asked] == ["bytes=0-0", "", ""]
+    fractions = [fraction for fraction, _ in told]
+    assert fractions == sorted(fractions) and fractions[-1] < 1
+
+
+def test_a_file_that_is_longer_than_it_was_thought_is_fetched_whole(
+    about: tuple[LockedFile, ...], server: Server, home: Path
+) -> None:
+    longer = (replace(about[0], size=about[0].size - 10_000), about[1])
+    told: list[tuple[float, str]] = []
+    assert imported(run(longer, home, told=told)) == "2.13.0+cu130"
+    assert [fraction for fraction, _ in told] == sorted(fraction for fraction, _ in told)
+
+
+def test_a_file_of_unknown_size_goes_on_where_it_stopped(
+    about: tuple[LockedFile, ...], server: Server, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_engine, "RETRY_WAIT_S", 0.0)
+    server.cuts = [300_000, *[0] * gpu_engine.TRIES]
+    with pytest.raises(EngineTrouble, match=r"broke off while torch-1\.0"):
+        run(about, home)
+    assert gpu_engine.to_fetch(home, about) == sum(file.size for file in about) - 300_000
+    server.asked.clear()
+    server.cuts = [100_000]
+    assert imported(run(about, home)) == "2.13.0+cu130"  # the next click
+    assert [wanted for _, wanted in server.asked] == ["bytes=0-0", "bytes=300000-", "bytes=400000-", ""]
+
+
+def test_a_whole_file_of_unknown_size_is_not_fetched_again(
+    about: tuple[LockedFile, ...], server: Server, home: Path
+) -> None:
+    (home / "parts").mkdir(parents=True)
+    (home / "parts" / about[0].file).write_bytes((server.folder / about[0].file).read_bytes())
+    assert imported(run(about, home)) == "2.13.0+cu130"
+    assert server.asked == [(about[0].file, "bytes=0-0"), (about[1].file, "")]
+
+
+def test_a_part_that_is_longer_than_the_file_is_begun_anew(
+    about: tuple[LockedFile, ...], server: Server, home: Path
+) -> None:
+    (home / "parts").mkdir(parents=True)
+    for file in about:
+        (home / "parts" / file.file).write_bytes(bytes(file.size + 1))
+    assert imported(run(about, home)) == "2.13.0+cu130"
+    assert [wanted for _, wanted in server.asked] == ["bytes=0-0", "", ""]
+
+
+def test_a_server_without_ranges_tells_the_size_too(
+    about: tuple[LockedFile, ...], server: Server, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_engine, "RETRY_WAIT_S", 0.0)
+    server.cuts, server.ranges = [300_000], False
+    assert imported(run(about, home)) == "2.13.0+cu130"
+
+
+@pytest.mark.parametrize("tells_sizes", [True, False])
+def test_a_page_of_words_in_place_of_a_file_of_unknown_size_is_refused(
+    about: tuple[LockedFile, ...], server: Server, home: Path, tells_sizes: bool
+) -> None:
+    """A hotel's network that wants to be logged into; or a server that tells no end, which might fill the disk."""
+    server.tells_sizes, server.ranges = tells_sizes, False
+    (server.folder / about[0].file).write_bytes(b"<html>Please log in</html>")
+    with pytest.raises(EngineTrouble, match=r"torch-1.0-py3-none-any.whl is not the one"):
+        run(about, home)
+    assert len(server.asked) == 1 and not list((home / "parts").iterdir())
+
+
+def test_wrong_content_of_unknown_size_is_refused(about: tuple[LockedFile, ...], server: Server, home: Path) -> None:
+    path = server.folder / about[0].file
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    with pytest.raises(EngineTrouble, match=r"torch-1.0-py3-none-any.whl is not the one"):
+        run(about, home)
+    assert not list(home.glob("staging")) and not list((home / "parts").iterdir())
+
+
+def test_a_server_that_does_not_answer_is_told(
+    about: tuple[LockedFile, ...], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_engine, "RETRY_WAIT_S", 0.0)
+    nowhere = (replace(about[0], url=f"http://127.0.0.1:9/{about[0].file}"), about[1])
+    with pytest.raises(EngineTrouble, match=r"broke off while torch-1\.0.* fetched: Connection refused"):
+        run(nowhere, home)
 
 
 def test_cancel_keeps_what_has_come(files: tuple[LockedFile, ...], home: Path) -> None:
@@ -401,6 +509,51 @@ def test_a_wrong_file_in_the_folder_is_refused_and_left_alone(
     assert path.read_bytes() == b"not a wheel"
 
 
+def test_an_engine_that_is_in_use_stays_whole(
+    files: tuple[LockedFile, ...], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows neither renames nor deletes what a worker has loaded."""
+    engine = run(files, home)
+
+    def refused(_path: Path, _name: Path) -> None:
+        raise PermissionError(13, "Access is denied")
+
+    monkeypatch.setattr(Path, "rename", refused)
+    with pytest.raises(EngineTrouble, match=r"cannot be removed: Access is denied.") as trouble:
+        remove(home)
+    assert "Close other Blenders" in trouble.value.hint
+    assert engine_in_use(home, files) == engine and imported(engine) == "2.13.0+cu130"
+
+
+def test_an_engine_that_was_deleted_in_part_is_not_taken_for_whole(
+    files: tuple[LockedFile, ...], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(files, home)
+    with monkeypatch.context() as locked_files:
+        locked_files.setattr(gpu_engine.shutil, "rmtree", lambda *_args, **_options: None)  # as if all were open
+        gpu_engine._delete_engine(next(home.glob("engine-*")))
+    assert engine_in_use(home, files) is None and gpu_engine.anything_left(home)
+    engine = run(files, home)  # fetched anew
+    assert engine_in_use(home, files) == engine and not (home / "discarded").exists()
+
+
+def test_a_scanner_that_looks_into_the_new_engine_is_waited_for(
+    files: tuple[LockedFile, ...], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_engine, "RETRY_WAIT_S", 0.0)
+    looking = [True, True]
+    rename = Path.rename
+
+    def renamed(path: Path, name: Path) -> Path:
+        if looking:
+            looking.pop()
+            raise PermissionError(13, "Access is denied")
+        return rename(path, name)
+
+    monkeypatch.setattr(Path, "rename", renamed)
+    assert imported(run(files, home)) == "2.13.0+cu130" and not looking
+
+
 def test_removal_leaves_nothing(files: tuple[LockedFile, ...], home: Path, tmp_path: Path) -> None:
     run(files, home)
     (home / "parts").mkdir()
@@ -426,26 +579,61 @@ def test_two_blenders_do_not_install_at_once(files: tuple[LockedFile, ...], home
     assert refused == ["Another Blender is installing or removing the GPU engine."]
 
 
+ADDRESSES = {"linux-x64": "files.pythonhosted.org", "windows-x64": "download-r2.pytorch.org"}
+OF_LINUX = {"triton", "nvidia-cublas", "nvidia-cudnn-cu13", "nvidia-cuda-runtime", "nvidia-nccl-cu13"}
+
+
 @pytest.mark.parametrize("python", ["3.11", "3.13"])
-def test_the_shipped_lock_is_whole(python: str) -> None:
-    """Torch with CUDA's libraries, once each, from PyPI's own server, by checksum, and no NumPy."""
-    files = load_lock("linux-x64", python)
+@pytest.mark.parametrize("platform", sorted(ADDRESSES))
+def test_the_shipped_lock_is_whole(platform: str, python: str) -> None:
+    """Torch with CUDA's libraries, once each, from its maker's own server, by checksum, and no NumPy."""
+    files = load_lock(platform, python)
     names = [file.name for file in files]
-    wanted = {"torch", "triton", "nvidia-cublas", "nvidia-cudnn-cu13", "nvidia-cuda-runtime", "nvidia-nccl-cu13"}
+    wanted = {"torch"} | (OF_LINUX if platform == "linux-x64" else set())  # for Windows they are in torch's own file
     assert len(set(names)) == len(names) and wanted <= set(names) and "numpy" not in names
     for file in files:
         address = urllib.parse.urlsplit(file.url)
-        assert (address.scheme, address.hostname) == ("https", "files.pythonhosted.org")
-        assert address.path.rpartition("/")[2] == file.file and re.fullmatch("[0-9a-f]{64}", file.sha256)
+        assert (address.scheme, address.hostname) == ("https", ADDRESSES[platform]) and file.measured == (
+            platform == "linux-x64"
+        )
+        name = urllib.parse.unquote(address.path.rpartition("/")[2])
+        assert name == file.file and re.fullmatch("[0-9a-f]{64}", file.sha256)
         assert 0 < file.size < file.unpacked * 1.01 + 10_000
     torch = files[names.index("torch")]
-    assert torch.version == "2.13.0" and f"-cp{python.replace('.', '')}-" in torch.file
-    assert 2e9 < sum(file.size for file in files) < 4e9
+    assert torch.version.removesuffix("+cu130") == "2.13.0" and f"-cp{python.replace('.', '')}-" in torch.file
+    assert 1.8e9 < sum(file.size for file in files) < 4e9
+    assert gpu_engine.hosts(files) == ADDRESSES[platform]
 
 
 def test_no_engine_is_offered_elsewhere() -> None:
-    assert load_lock("windows-x64", "3.11") == () and load_lock("macos-arm64", "3.13") == ()
-    assert json.loads(gpu_engine.LOCK.read_text(encoding="utf-8"))
+    assert load_lock("windows-arm64", "3.11") == () and load_lock("macos-arm64", "3.13") == ()
+
+
+@pytest.mark.parametrize(
+    ("path", "extended"),
+    [
+        (r"C:\Users\Ann\AppData\Local", r"\\?\C:\Users\Ann\AppData\Local"),
+        (r"\\?\C:\Users", r"\\?\C:\Users"),
+        (r"\\server\share", r"\\server\share"),
+    ],
+)
+def test_windows_takes_paths_of_any_length(path: str, extended: str) -> None:
+    assert gpu_engine.extended(path) == extended
+    deep = PureWindowsPath(extended) / PurePosixPath("torch/lib/c10.dll")  # as a wheel's files are put below it
+    assert str(deep) == extended + r"\torch\lib\c10.dll"
+
+
+def test_the_worker_on_windows_finds_the_libraries_of_its_torch_and_of_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("engine", "wheels"):
+        (tmp_path / name / "torch" / "lib").mkdir(parents=True)
+    added: list[str] = []
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(os, "add_dll_directory", added.append, raising=False)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    start_worker.prepare("root", [str(tmp_path / "engine"), str(tmp_path / "wheels")])
+    assert added == [str(tmp_path / "engine" / "torch" / "lib")]
 
 
 def test_cards_are_named_by_their_driver(tmp_path: Path) -> None:
@@ -455,3 +643,41 @@ def test_cards_are_named_by_their_driver(tmp_path: Path) -> None:
         (tmp_path / "gpus" / bus / "information").write_text(f"Model: \t\t {model}\nIRQ:   \t\t 130\n")
     assert gpu_engine.nvidia_cards(tmp_path) == ("NVIDIA GeForce RTX 3060", "NVIDIA RTX A2000")
     assert gpu_engine.nvidia_cards(tmp_path / "none") == ()
+
+
+DEVICES = r"SYSTEM\CurrentControlSet\Services\nvlddmkm\Enum"
+CARD = r"PCI\VEN_10DE&DEV_2504&SUBSYS_397D1462&REV_A1\4&2283F625&0&0019"
+
+
+@pytest.mark.parametrize(
+    ("registry", "cards"),
+    [
+        (
+            {
+                DEVICES: {"Count": 1, "NextInstance": 1, "0": CARD},
+                rf"SYSTEM\CurrentControlSet\Enum\{CARD}": {
+                    "DeviceDesc": "@oem12.inf,%nvidia_dev.2504%;NVIDIA GeForce RTX 3060"
+                },
+            },
+            ("NVIDIA GeForce RTX 3060",),
+        ),
+        ({DEVICES: {"Count": 0}}, ()),  # the card was taken out
+        ({}, ()),
+    ],
+)
+def test_cards_are_named_by_windows_registry(
+    registry: dict[str, dict[str, object]], cards: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def open_key(root: str, key: str) -> nullcontext[dict[str, object]]:
+        if root != "HKLM" or key not in registry:
+            raise FileNotFoundError(2, "The system cannot find the file specified", key)
+        return nullcontext(registry[key])
+
+    fake = SimpleNamespace(
+        HKEY_LOCAL_MACHINE="HKLM", OpenKey=open_key, QueryValueEx=lambda key, name: (key[name], "a type")
+    )
+    monkeypatch.setitem(sys.modules, "winreg", fake)
+    monkeypatch.setattr(sys, "platform", "win32")
+    gpu_engine.nvidia_cards.cache_clear()
+    assert gpu_engine.nvidia_cards() == cards
+    gpu_engine.nvidia_cards.cache_clear()

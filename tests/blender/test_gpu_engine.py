@@ -181,7 +181,7 @@ def test_a_chosen_python_brings_its_own_torch(blender: ModuleType, wheels: Path)
 
 @pytest.mark.parametrize(
     ("platform", "words"),
-    [("macos-arm64", "graphics of Apple's chips are used already"), ("windows-x64", "Choose a Python that has torch")],
+    [("macos-arm64", "graphics of Apple's chips are used already"), ("linux-arm64", "Choose a Python that has torch")],
 )
 def test_where_there_is_no_engine_it_says_what_to_do(
     blender: ModuleType, wheels: Path, monkeypatch: pytest.MonkeyPatch, platform: str, words: str

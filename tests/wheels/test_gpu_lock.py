@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from wheels import gpu_lock
-from wheels.lock import TORCH, WheelMismatch, load_lock
+from wheels.lock import PYTHONS, TORCH, WheelMismatch, load_lock
+from wheels.pytorch_index import WHEELS
 from wheels.rules import NEWEST_GLIBC, fits, needed_glibc
 
 PADDING_BYTES = 2_000_000  # of each wheel, none of which may be fetched
@@ -105,6 +106,23 @@ def test_the_newest_that_fits_is_locked_for_all_that_linux_requires(index: Index
     assert index.given < 4 * gpu_lock.READ_AHEAD_BYTES * len(found) < PADDING_BYTES
 
 
+def test_torch_for_windows_is_pytorchs_own_and_needs_what_pypis_needs(index: Index) -> None:
+    """PyPI's is the CPU's; of PyTorch's, which has NVIDIA's libraries in it, nothing is fetched."""
+    needs = ("filelock", "cuda-kit; platform_system == 'Linux'", "winlib; sys_platform == 'win32'")
+    index.add("torch-2.13.0-cp311-cp311-win_amd64.whl", *needs)
+    index.add("torch-2.13.0-cp313-cp313-win_amd64.whl", *needs)
+    index.add(f"torch-2.13.0-cp313-cp313-{LINUX}.whl")
+    index.add("winlib-1.0-py3-none-win_amd64.whl")
+    index.add("winlib-1.1-py3-none-win32.whl")
+    index.add("winlib-1.2-py3-none-win_arm64.whl")
+    torch, winlib = gpu_lock.resolve_gpu("windows-x64", "3.13")
+    (published,) = (wheel for wheel in WHEELS if wheel.file == "torch-2.13.0+cu130-cp313-cp313-win_amd64.whl")
+    assert (torch.file, torch.url, torch.sha256) == (published.file, published.url, published.sha256)
+    assert (torch.version, torch.licence, torch.measured) == ("2.13.0+cu130", "MIT", False)
+    assert torch.unpacked > 1.73 * torch.size  # no less than what the engine for Linux was measured to grow by
+    assert (winlib.version, winlib.measured) == ("1.0", True)
+
+
 def test_a_carried_package_that_is_too_old_is_refused(index: Index) -> None:
     index.add(f"torch-2.13.0-cp311-cp311-{LINUX}.whl", "sympy>=99")
     with pytest.raises(WheelMismatch, match=r"sympy 1\..* is locked, and sympy>=99 is wanted"):
@@ -112,17 +130,20 @@ def test_a_carried_package_that_is_too_old_is_refused(index: Index) -> None:
 
 
 def test_a_package_that_does_not_fit_is_named(index: Index) -> None:
-    index.add("torch-2.13.0-cp313-cp313-win_amd64.whl")
+    index.add("torch-2.13.0-cp311-cp311-win_amd64.whl")
     with pytest.raises(WheelMismatch, match=r"no wheel of torch==2\.13\.0 fits linux-x64 with Python 3\.11"):
         gpu_lock.resolve_gpu("linux-x64", "3.11")
 
 
-@pytest.mark.parametrize("python", ["3.11", "3.13"])
-def test_the_shipped_engine_fits_blender_and_the_wheels_it_stands_on(python: str) -> None:
+@pytest.mark.parametrize("platform", sorted(gpu_lock.GPU_SYSTEMS))
+@pytest.mark.parametrize("python", PYTHONS)
+def test_the_shipped_engine_fits_blender_and_the_wheels_it_stands_on(platform: str, python: str) -> None:
     entries = json.loads(gpu_lock.GPU_LOCK.read_text(encoding="utf-8"))
-    wheels = [gpu_lock.GpuWheel(**entry) for entry in entries if entry["python"] == python]
-    assert f"torch=={next(wheel.version for wheel in wheels if wheel.name == 'torch')}" == TORCH
+    wheels = [gpu_lock.GpuWheel(**entry) for entry in entries]
+    wheels = [wheel for wheel in wheels if (wheel.platform, wheel.python) == (platform, python)]
+    (torch,) = (wheel for wheel in wheels if wheel.name == "torch")
+    assert f"torch=={torch.version.removesuffix('+' + gpu_lock.CUDA)}" == TORCH
     for wheel in wheels:
-        assert fits(wheel.file, wheel.platform, python) and needed_glibc(wheel.file) <= NEWEST_GLIBC, wheel.file
-    if python == "3.11":  # what the extension carries itself is not fetched a second time
-        assert {wheel.name for wheel in wheels} & {wheel.name for wheel in load_lock("linux-x64", "3.11")} == {"torch"}
+        assert fits(wheel.file, platform, python) and needed_glibc(wheel.file) <= NEWEST_GLIBC, wheel.file
+    # What the extension carries itself is not fetched a second time.
+    assert {wheel.name for wheel in wheels} & {wheel.name for wheel in load_lock(platform, python)} == {"torch"}
