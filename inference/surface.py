@@ -8,6 +8,7 @@ every point of the fine lattice, for everything that hangs together with what th
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -152,7 +153,7 @@ def extract(
     else:
         mesh = decimate(dense, faces, lattice.cell)
     progress(0.9, "Cleaning the surface")
-    mesh = unfold(_project_onto_level(mesh, field, lattice))
+    mesh = unfold(_project_onto_level(mesh, field, lattice), same_faces=partner is not None)
     if partner is not None:
         mesh = _made_symmetric(mesh, partner)
     if neck == "open":
@@ -594,35 +595,83 @@ def _project_onto_level(mesh: Mesh, field: DensityField, lattice: Lattice) -> Me
         moved[undo] = mesh.vertices[undo]
 
 
-def unfold(mesh: Mesh) -> Mesh:
+def folded_faces(mesh: Mesh) -> BoolArray:
+    """(f,) the faces of a closed mesh that look against their three neighbours, as if laid back over them.
+
+    Those of a cap in the mesh's lowest plane look down and are right, however sharp its rim is.
+    """
+    crosses = _face_crosses(mesh.vertices, mesh.faces)
+    normals = crosses / np.maximum(np.linalg.norm(crosses, axis=1, keepdims=True), 1e-30)
+    around = normals[_opposite_sides(mesh.faces).reshape(-1, 3) // 3].sum(axis=1)
+    in_cap = (mesh.vertices[mesh.faces][..., 1] == mesh.vertices[:, 1].min()).all(axis=1) & (normals[:, 1] < 0)
+    return (np.einsum("fi,fi->f", normals, around) < 0) & ~in_cap
+
+
+def unfold(mesh: Mesh, same_faces: bool = False) -> Mesh:
     """The mesh with the few faces smoothed that decimation laid back over their neighbours, normals inwards.
 
     Their corners move half way to the mean of the vertices around them, again and again while it helps; those in the
-    cut stay in it. What would leave a sliver or bring two vertices to one place is not done.
+    cut stay in it. What would leave a sliver or bring two vertices to one place is not done. What is folded then is cut
+    otherwise: a side is turned or shortened to nothing.
+
+    same_faces: leave the faces as they are.
     """
+    bottom = mesh.vertices[:, 1].min()
     for _ in range(UNFOLDING_ROUNDS):
-        crosses = _face_crosses(mesh.vertices, mesh.faces)
-        corners = mesh.faces.ravel()
-        pulls = np.repeat(crosses, 3, axis=0)
         count = len(mesh.vertices)
-        normals = np.stack([np.bincount(corners, pulls[:, axis], count) for axis in range(3)], axis=1)
-        folded = (np.einsum("fci,fi->fc", normals[mesh.faces], crosses) < 0).any(axis=1)
         moving = np.zeros(count, dtype=bool)
-        moving[mesh.faces[folded]] = True
-        moving &= mesh.vertices[:, 1] > mesh.vertices[:, 1].min()
-        if not moving.any():
-            break
+        moving[mesh.faces[folded_faces(mesh)]] = True
+        moving &= mesh.vertices[:, 1] > bottom
         # Around a vertex inside the surface, each neighbour follows it in exactly one face.
-        start, end = corners, np.roll(mesh.faces, -1, axis=1).ravel()
+        start, end = mesh.faces.ravel(), np.roll(mesh.faces, -1, axis=1).ravel()
         start, end = start[moving[start]], end[moving[start]]
         beside = np.maximum(np.bincount(start, minlength=count), 1)[:, None]
         means = np.stack([np.bincount(start, mesh.vertices[end, axis], count) for axis in range(3)], axis=1) / beside
-        vertices = np.where(moving[:, None], (mesh.vertices + means) / 2, mesh.vertices)
-        smoothed = Mesh(vertices, mesh.faces)
-        if _slivers(smoothed).any() or len(_twins(smoothed)):
+        smoothed = mesh
+        while moving.any():
+            vertices = np.where(moving[:, None], (mesh.vertices + means) / 2, mesh.vertices)
+            smoothed = Mesh(vertices, mesh.faces)
+            spoilt = np.union1d(smoothed.faces[_slivers(smoothed)], _twins(smoothed))
+            if not moving[spoilt].any():
+                break
+            moving[spoilt] = False
+        if not moving.any():
             break
         mesh = smoothed
-    return mesh
+    return mesh if same_faces else _cut_otherwise(mesh)
+
+
+def _cut_otherwise(mesh: Mesh) -> Mesh:
+    """With fewer folded faces, none if some order of `_other_cuts`, each of them for the better, leads there."""
+    folded = folded_faces(mesh)
+    cuts = [cut for face in np.flatnonzero(folded) for cut in _other_cuts(mesh, face)]
+    left = [int(folded_faces(cut).sum()) for cut in cuts]
+    best, fewest = mesh, int(folded.sum())
+    for place in np.argsort(left, kind="stable"):
+        if fewest == 0 or left[place] >= folded.sum():
+            break
+        if is_clean(cuts[place]):
+            further = _cut_otherwise(cuts[place])
+            if (count := int(folded_faces(further).sum())) < fewest:
+                best, fewest = further, count
+    return best
+
+
+def _other_cuts(mesh: Mesh, face: int) -> Iterator[Mesh]:
+    """Meshes with one of the sides of a face turned to the other diagonal of its two faces, or shortened to nothing."""
+    bottom = mesh.vertices[:, 1].min()
+    opposite = _opposite_sides(mesh.faces)
+    for side in range(3):
+        a, b, c = np.roll(mesh.faces[face], -side)
+        beyond, at = divmod(opposite[3 * face + side], 3)
+        d = mesh.faces[beyond, (at + 2) % 3]
+        turned = mesh.faces.copy()
+        turned[face], turned[beyond] = (a, d, c), (d, b, c)
+        yield Mesh(mesh.vertices, turned)
+        for kept, lost in ((a, b), (b, a)):
+            if mesh.vertices[lost, 1] > bottom or mesh.vertices[kept, 1] == bottom:  # the rim stays in the cut
+                faces = _collapse(mesh.faces, kept, lost)
+                yield _compact(mesh.vertices, faces[(faces != np.roll(faces, 1, axis=1)).all(axis=1)])
 
 
 def _made_symmetric(mesh: Mesh, partner: IntArray) -> Mesh:
@@ -708,12 +757,17 @@ def _pinched_vertices(faces: IntArray) -> IntArray:
     return vertices[fans > 1]
 
 
+def _opposite_sides(faces: IntArray) -> IntArray:
+    """(3f,) for each side, in the order of the corners, the same side walked backwards, if it is there."""
+    forward, backward = _half_edges(faces)
+    order = np.argsort(forward)
+    return order[np.minimum(np.searchsorted(forward, backward, sorter=order), len(forward) - 1)]
+
+
 def _fans(faces: IntArray) -> tuple[IntArray, IntArray]:
     """(3f,) the fan of each corner, and (fans,) the vertex in the middle of each fan. Sides must be unique."""
     forward, backward = _half_edges(faces)
-    order = np.argsort(forward)
-    place = np.minimum(np.searchsorted(forward, backward, sorter=order), len(forward) - 1)
-    opposite = order[place]
+    opposite = _opposite_sides(faces)
     has_opposite = forward[opposite] == backward
     corner = np.flatnonzero(has_opposite)
     # A side belongs to its first corner; across it, the same vertex is the corner after the opposite side's.
@@ -730,8 +784,7 @@ def _fans(faces: IntArray) -> tuple[IntArray, IntArray]:
 def _pieces_by_side(faces: IntArray) -> IntArray:
     """(f,) which piece each face belongs to, counted from 0; a shared vertex does not join two, a shared side does."""
     forward, backward = _half_edges(faces)
-    order = np.argsort(forward)
-    opposite = order[np.minimum(np.searchsorted(forward, backward, sorter=order), len(forward) - 1)]
+    opposite = _opposite_sides(faces)
     side = np.flatnonzero(forward[opposite] == backward)
     shape = (len(faces), len(faces))
     graph = sparse.coo_matrix((np.ones(len(side), dtype=bool), (side // 3, opposite[side] // 3)), shape=shape)

@@ -65,6 +65,7 @@ class Row:
     islands: int
     overlap_texels: int
     degenerate_faces: int
+    folded_faces: int
     watertight: bool
     outward: bool
     bake_s: float
@@ -149,6 +150,7 @@ def broken_bounds(rows: Sequence[Row], identity_asked: bool, delight: float) -> 
         ([row.name for row in rows if row.islands > ISLANDS], f"more than {ISLANDS} islands"),
         ([row.name for row in rows if row.overlap_texels], "texels covered twice"),
         ([row.name for row in rows if row.degenerate_faces], "degenerate faces"),
+        ([row.name for row in rows if row.folded_faces], "faces that look inwards"),
         ([row.name for row in rows if not (row.watertight and row.outward)], "not closed and outward"),
     ):
         hold(not wrong, f"{what}: {', '.join(wrong)}")
@@ -159,7 +161,7 @@ def print_table(rows: Sequence[Row]) -> None:
     """One line a photo and the medians."""
     print(
         f"{'photo':<18}{'PSNR':>7}{'MS-SSIM':>9}{'covered':>9}{'identity':>10}{'rank':>6}{'step':>7}{'jump':>7}"
-        f"{'islands':>9}{'overlap':>9}{'flat':>6}{'closed':>8}{'bake s':>8}"
+        f"{'islands':>9}{'overlap':>9}{'flat':>6}{'folded':>8}{'closed':>8}{'bake s':>8}"
     )
 
     def number(value: float | None, width: int, digits: int) -> str:
@@ -169,7 +171,8 @@ def print_table(rows: Sequence[Row]) -> None:
         print(
             f"{row.name:<18}{row.psnr_db:7.2f}{row.ms_ssim:9.4f}{row.covered:9.4f}{number(row.identity, 10, 3)}"
             f"{number(row.rank, 6, 0)}{number(row.border_step, 7, 2)}{number(row.border_jump, 7, 2)}{row.islands:9d}"
-            f"{row.overlap_texels:9d}{row.degenerate_faces:6d}{row.watertight and row.outward!s:>8}{row.bake_s:8.1f}"
+            f"{row.overlap_texels:9d}{row.degenerate_faces:6d}{row.folded_faces:8d}"
+            f"{row.watertight and row.outward!s:>8}{row.bake_s:8.1f}"
         )
     distances = [row.identity for row in rows if row.identity is not None]
     print(

@@ -14,7 +14,7 @@ from inference.bake import MATTE_EROSION, TexturedHead
 from inference.camera import project
 from inference.preview import draw_view
 from inference.raster import fragments, rasterise_view, sample_image
-from inference.surface import METRES_PER_UNIT, SLIVER, Mesh, is_watertight, weld
+from inference.surface import METRES_PER_UNIT, SLIVER, Mesh, folded_faces, is_watertight, weld
 
 FloatArray = NDArray[np.floating]
 BoolArray = NDArray[np.bool_]
@@ -179,6 +179,7 @@ class Soundness:
     islands:           pieces of the texture layout.
     overlap_texels:    texels that more than one face covers, at the albedo's size.
     degenerate_faces:  whose height is next to nothing against their longest side, so that they have no normal.
+    folded_faces:      that look against their neighbours.
     watertight:        one closed surface, every edge shared by two faces that wind alike.
     outward:           the faces point outwards.
     """
@@ -186,12 +187,14 @@ class Soundness:
     islands: int
     overlap_texels: int
     degenerate_faces: int
+    folded_faces: int
     watertight: bool
     outward: bool
 
 
 def soundness(head: TexturedHead) -> Soundness:
     """The figures of a finished head."""
+    whole = weld(head.mesh)[0]
     mesh, size = head.mesh, len(head.albedo)
     cover = fragments(head.uv * size, mesh.faces, (size, size))
     counts = np.bincount(cover.row * size + cover.column)
@@ -205,6 +208,7 @@ def soundness(head: TexturedHead) -> Soundness:
         islands=int(sparse.csgraph.connected_components(graph, directed=False)[0]),
         overlap_texels=int((counts > 1).sum()),
         degenerate_faces=int((np.linalg.norm(cross, axis=1) <= SLIVER * longest**2).sum()),
-        watertight=is_watertight(weld(mesh)[0]),
+        folded_faces=int(folded_faces(whole).sum()),
+        watertight=is_watertight(whole),
         outward=bool(volume > 0),
     )

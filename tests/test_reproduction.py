@@ -60,6 +60,6 @@ def test_known_head_comes_back_in_shape_and_colour() -> None:
     border = border_of(head)
     assert border is not None and border.jump < 8  # the stripes' own contrast is in it
     sound = soundness(head)
-    assert sound.watertight and sound.outward and sound.degenerate_faces == 0
+    assert sound.watertight and sound.outward and sound.degenerate_faces == sound.folded_faces == 0
     shown = reproduction(head, portrait)
     assert shown.covered > 0.999 and shown.psnr_db > 26

@@ -16,6 +16,7 @@ from inference.surface import (
     border_loops,
     decimate,
     extract,
+    folded_faces,
     head_lattice,
     height_m,
     is_clean,
@@ -337,4 +338,22 @@ def test_a_vertex_laid_over_its_neighbours_is_brought_back(ball: Mesh) -> None:
     assert outward(mended).all()
     np.testing.assert_allclose(np.linalg.norm(mended.vertices, axis=1), 0.2, rtol=0.02)
     assert (mended.vertices == folded.vertices).all(axis=1).sum() > len(strayed) - 30  # the rest is not touched
-    assert unfold(ball).vertices is ball.vertices
+    assert folded_faces(folded).any() and not folded_faces(mended).any()
+    assert unfold(ball) is ball
+
+
+def test_a_face_turned_over_in_the_cut_is_cut_otherwise(head: Mesh) -> None:
+    """Nothing moves out of the cut, so smoothing cannot help there."""
+    bottom = head.vertices[:, 1].min()
+    cap = np.flatnonzero((head.vertices[head.faces][..., 1] == bottom).all(axis=1))
+    a, b, c = head.faces[cap[0]]
+    strayed = head.vertices.copy()
+    middle = (strayed[b] + strayed[c]) / 2
+    strayed[a] = middle + 0.05 * (middle - strayed[a])
+    flap = Mesh(strayed, head.faces)
+    assert folded_faces(flap).any()
+    assert folded_faces(unfold(flap, same_faces=True)).any()
+    mended = unfold(flap)
+    assert not folded_faces(mended).any()
+    assert is_clean(mended)
+    assert mended.vertices[:, 1].min() == bottom
