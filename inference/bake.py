@@ -39,6 +39,7 @@ IntArray = NDArray[np.integer]
 # The matte's border
 MATTE_EROSION = 5  # px of the 512 px crop: the matte is that unsure of where hair ends
 MATTE_BLUR = 2.5  # px of the crop
+CROP_EDGE = (2.0, 6.0)  # px from the crop's edge between which trust rises
 MATTE_RAMP = (0.5, 0.95)  # matte values between which trust rises
 
 LOCAL_COLOUR = 10.0  # px of the crop: background and person have one colour each over such a distance
@@ -453,11 +454,14 @@ def matte_trust(matte: NDArray[np.float32], image: NDArray[np.uint8]) -> NDArray
     """(s, s) how surely a crop pixel shows the person and not what is behind.
 
     The matte, drawn in and feathered; and, near its border, less where a pixel has the colour of the background there
-    rather than that of the person: mattes bridge gaps between strands of hair.
+    rather than that of the person: mattes bridge gaps between strands of hair. Where the crop ends the person goes on,
+    and only what may lie in part beyond it is not trusted.
     """
-    eroded = ndimage.minimum_filter(matte, size=2 * MATTE_EROSION + 1, mode="constant", cval=0.0)
-    blurred = ndimage.gaussian_filter(eroded, MATTE_BLUR, mode="constant", cval=0.0)
-    trust = smoothstep(blurred, *MATTE_RAMP)
+    eroded = ndimage.minimum_filter(matte, size=2 * MATTE_EROSION + 1, mode="nearest")
+    blurred = ndimage.gaussian_filter(eroded, MATTE_BLUR, mode="nearest")
+    from_edge = [np.minimum(np.arange(side), np.arange(side)[::-1]) for side in matte.shape]
+    within = smoothstep(np.minimum(from_edge[0][:, None], from_edge[1]).astype(np.float64), *CROP_EDGE)
+    trust = smoothstep(blurred, *MATTE_RAMP) * within
 
     pixels = image.astype(np.float32) / 255
     behind, beside_background = _local_mean(pixels, (matte < SURE_BACKGROUND).astype(np.float32))
