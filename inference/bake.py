@@ -420,15 +420,17 @@ def find_anchors(depth_map: NDArray[np.float32], portrait: AlignedPortrait) -> d
     A landmark beside the mesh (an ear's, often) becomes the nearest point of the outline.
     depth_map: (s, s) as for `Facing.weight`.
     """
+    size = len(depth_map)
     row, column = np.nonzero(np.isfinite(depth_map))
-    seen_picture = (np.stack([column, row], axis=1) + 0.5) / len(depth_map)
     anchors = {}
     for name, landmarks in ANCHOR_LANDMARKS.items():
         picture = portrait.landmarks[landmarks, :2].mean(axis=0) / len(portrait.image)
-        nearest = np.argmin(np.linalg.norm(seen_picture - picture, axis=1))
-        if np.abs(seen_picture[nearest] - picture).max() > 0.5 / len(depth_map):
-            picture = seen_picture[nearest]
-        anchors[name] = unproject(picture, np.asarray(depth_map[row[nearest], column[nearest]]), portrait.camera)
+        at_column, at_row = np.clip((picture * size).astype(int), 0, size - 1)
+        if not np.isfinite(depth_map[at_row, at_column]):
+            nearest = np.argmin((column + 0.5 - picture[0] * size) ** 2 + (row + 0.5 - picture[1] * size) ** 2)
+            at_row, at_column = row[nearest], column[nearest]
+            picture = (np.array([at_column, at_row]) + 0.5) / size
+        anchors[name] = unproject(picture, np.asarray(depth_map[at_row, at_column]), portrait.camera)
     return anchors
 
 

@@ -27,6 +27,7 @@ from .photo_check import LUMA
 from .progress import Progress
 from .raster import Fragments, sample_image
 from .resampling import transform_points
+from .side_by_side import in_order
 from .silhouette import face_region
 from .surface import METRES_PER_UNIT, Mesh, vertex_normals
 
@@ -225,26 +226,30 @@ def surface_detail(
     seen_fall = sample_image(fall[..., None], crop_px)[:, 0] * smoothstep(visibility, *SEEN_PLAINLY)
     hair = look.hair(surface.vertices, colour, seen_fall)
     unseen = 1 - visibility
-    random = np.random.default_rng(seed)
     flow = Flow.of(surface, normals, seen_hair, crop_px, portrait, hair_share)
-    layers: list[Layer] = []
     skin = (1 - hair) * look.skin(colour)
-    for material, share, seen, here in ((HAIR, hair_share, seen_hair, hair), (SKIN, skin_share, seen_skin, skin)):
-        progress(0.3 + 0.3 * len(layers), "Carrying on hair and skin")
+
+    def layer_of(source: tuple[Material, NDArray[np.float32], FloatArray, FloatArray]) -> Layer | None:
+        material, share, seen, here = source
         enough = smoothstep(np.array([(seen > EXAMPLE).sum()]), FEWEST_SOURCES, ENOUGH_SOURCES)[0]
         strength = material.strength * enough * here * (unseen > 1e-3)
         if strength.max() <= FAINTEST:
-            continue
+            return None
+        random = np.random.default_rng(seed if material is HAIR else [seed, 1])
         if material is HAIR:
             material = fitted(HAIR, share, seen, flow, portrait)
         exemplar = exemplar_of(material, share, portrait, pixels, pixels_from_crop)
         # Dark hair varies by a multiple of its lightness; what is lighter must not vary by so much more.
         own = np.average(colour @ LUMA, weights=seen)
         strength *= np.minimum(1.0, (own + DARKEST) / (np.maximum(colour @ LUMA, 0.0) + DARKEST))
-        layer = lay_patches(
-            material, exemplar, surface, normals, strength, seen, flow, crop_px, portrait.camera, random
-        )
-        layers.append(layer)
+        return lay_patches(material, exemplar, surface, normals, strength, seen, flow, crop_px, portrait.camera, random)
+
+    sources = ((HAIR, hair_share, seen_hair, hair), (SKIN, skin_share, seen_skin, skin))
+    layers: list[Layer] = []
+    for number, (_, layer) in enumerate(in_order(layer_of, sources), 1):
+        progress(0.3 + 0.35 * number, "Carrying on hair and skin")
+        if layer is not None:
+            layers.append(layer)
     return SurfaceDetail(tuple(layers), surface.faces, hair)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
@@ -135,7 +136,7 @@ def fit_symmetry_plane(surface: Mesh, normals: FloatArray, chosen: NDArray[np.bo
     for _ in range(FIT_ROUNDS):
         plane = SymmetryPlane(*_plane_of(turns, offset))
         reflected = plane.reflect(points)
-        nearest = tree.query(reflected)[1]
+        nearest = tree.query(reflected, workers=torch.get_num_threads())[1]
         towards = normals[nearest]
         apart = np.einsum("ij,ij->i", reflected - surface.vertices[nearest], towards)
         weight = 1 / (1 + (apart / FIT_DEVIATION) ** 2) / len(points)
@@ -232,7 +233,7 @@ def mirror_points(
     plane = fit_symmetry_plane(surface, normals, (in_face > 0.5) & (visibility > 0.5))
 
     reflected, turned = plane.reflect(surface.vertices), plane.reflect_directions(normals)
-    distance, source = cKDTree(surface.vertices).query(reflected, NEAREST)
+    distance, source = cKDTree(surface.vertices).query(reflected, NEAREST, workers=torch.get_num_threads())
     share = 1 / np.maximum(distance, 1e-6) ** 2
     share /= share.sum(axis=1, keepdims=True)
     normal = np.einsum("vn,vni->vi", share, normals[source])

@@ -88,7 +88,7 @@ def fragments(points_px: FloatArray, faces: IntArray, size: tuple[int, int]) -> 
     end_row = np.clip(np.ceil(bottom[:, 1]), 0, height).astype(np.int64)
     rows_per_face = np.maximum(end_row - first_row, 0)
     face_of_row, row = _running_index(rows_per_face)
-    row += first_row[face_of_row]
+    row = row + first_row[face_of_row]
 
     # Both triangles at an edge walk it from the same upper end, so their spans meet without gap or overlap.
     upper, centre, lower = top[face_of_row], middle[face_of_row], bottom[face_of_row]
@@ -236,12 +236,17 @@ def sample_image(image: NDArray[Any], points_px: FloatArray) -> NDArray[np.float
 def _blend_corners(vertex_values: FloatArray, corners: IntArray, weights: FloatArray) -> FloatArray:
     """(n, k) sums of the values (v, k) of three vertices, (n, 3) each and weighted by (n, 3)."""
     kind = np.result_type(vertex_values, weights)
-    values, corners, shares = (
-        torch.from_numpy(np.ascontiguousarray(array))
-        for array in (vertex_values.astype(kind, copy=False), corners, weights.astype(kind, copy=False))
-    )
+
+    def tensor(array: NDArray[Any]) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array))
+
     # Of all ways to add up weighted rows this is the fastest by far, 5 to 15 times numpy's indexing.
-    blended = embedding_bag(corners, values, per_sample_weights=shares, mode="sum")
+    blended = embedding_bag(
+        tensor(corners),
+        tensor(vertex_values.astype(kind, copy=False)),
+        per_sample_weights=tensor(weights.astype(kind, copy=False)),
+        mode="sum",
+    )
     return np.asarray(blended.numpy())
 
 

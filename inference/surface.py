@@ -596,13 +596,14 @@ def _project_onto_level(mesh: Mesh, field: DensityField, lattice: Lattice) -> Me
 
 
 def folded_faces(mesh: Mesh) -> BoolArray:
-    """(f,) the faces of a closed mesh that look against their three neighbours, as if laid back over them.
+    """(f,) the faces that look against their neighbours, three in a closed mesh, as if laid back over them.
 
     Those of a cap in the mesh's lowest plane look down and are right, however sharp its rim is.
     """
     crosses = _face_crosses(mesh.vertices, mesh.faces)
     normals = crosses / np.maximum(np.linalg.norm(crosses, axis=1, keepdims=True), 1e-30)
-    around = normals[_opposite_sides(mesh.faces).reshape(-1, 3) // 3].sum(axis=1)
+    opposite, is_there = _opposite_sides(mesh.faces)
+    around = (normals[opposite // 3] * is_there[:, None]).reshape(-1, 3, 3).sum(axis=1)
     in_cap = (mesh.vertices[mesh.faces][..., 1] == mesh.vertices[:, 1].min()).all(axis=1) & (normals[:, 1] < 0)
     return (np.einsum("fi,fi->f", normals, around) < 0) & ~in_cap
 
@@ -644,34 +645,50 @@ def unfold(mesh: Mesh, same_faces: bool = False) -> Mesh:
 def _cut_otherwise(mesh: Mesh) -> Mesh:
     """With fewer folded faces, none if some order of `_other_cuts`, each of them for the better, leads there."""
     folded = folded_faces(mesh)
-    cuts = [cut for face in np.flatnonzero(folded) for cut in _other_cuts(mesh, face)]
-    left = [int(folded_faces(cut).sum()) for cut in cuts]
+    better: list[tuple[int, BoolArray, IntArray]] = []
+    for face in np.flatnonzero(folded):
+        # Only what lies around can change.
+        patch = _around(mesh.faces, _around(mesh.faces, mesh.faces[face], len(mesh.vertices)), len(mesh.vertices))
+        before = folded_faces(Mesh(mesh.vertices, mesh.faces[patch])).sum()
+        place = int(np.count_nonzero(patch[:face]))
+        for cut in _other_cuts(Mesh(mesh.vertices, mesh.faces[patch]), place):
+            gain = int(before - folded_faces(Mesh(mesh.vertices, cut)).sum())
+            if gain > 0:
+                better.append((gain, patch, cut))
     best, fewest = mesh, int(folded.sum())
-    for place in np.argsort(left, kind="stable"):
-        if fewest == 0 or left[place] >= folded.sum():
-            break
-        if is_clean(cuts[place]):
-            further = _cut_otherwise(cuts[place])
+    for _, patch, cut in sorted(better, key=lambda found: -found[0]):
+        candidate = _compact(mesh.vertices, np.concatenate([mesh.faces[~patch], cut]))
+        if is_clean(candidate):
+            further = _cut_otherwise(candidate)
             if (count := int(folded_faces(further).sum())) < fewest:
                 best, fewest = further, count
+        if fewest == 0:
+            break
     return best
 
 
-def _other_cuts(mesh: Mesh, face: int) -> Iterator[Mesh]:
-    """Meshes with one of the sides of a face turned to the other diagonal of its two faces, or shortened to nothing."""
+def _around(faces: IntArray, chosen: IntArray | BoolArray, count: int) -> BoolArray:
+    """(f,) the faces with one of the chosen vertices, or with a vertex of one of the chosen faces (f,)."""
+    touched = np.zeros(count, dtype=bool)
+    touched[faces[chosen] if chosen.dtype == bool else chosen] = True
+    return touched[faces].any(axis=1)
+
+
+def _other_cuts(mesh: Mesh, face: int) -> Iterator[IntArray]:
+    """Faces with one of the sides of a face turned to the other diagonal of its two faces, or shortened to nothing."""
     bottom = mesh.vertices[:, 1].min()
-    opposite = _opposite_sides(mesh.faces)
+    opposite, _ = _opposite_sides(mesh.faces)
     for side in range(3):
         a, b, c = np.roll(mesh.faces[face], -side)
         beyond, at = divmod(opposite[3 * face + side], 3)
         d = mesh.faces[beyond, (at + 2) % 3]
         turned = mesh.faces.copy()
         turned[face], turned[beyond] = (a, d, c), (d, b, c)
-        yield Mesh(mesh.vertices, turned)
+        yield turned
         for kept, lost in ((a, b), (b, a)):
             if mesh.vertices[lost, 1] > bottom or mesh.vertices[kept, 1] == bottom:  # the rim stays in the cut
                 faces = _collapse(mesh.faces, kept, lost)
-                yield _compact(mesh.vertices, faces[(faces != np.roll(faces, 1, axis=1)).all(axis=1)])
+                yield faces[(faces != np.roll(faces, 1, axis=1)).all(axis=1)]
 
 
 def _made_symmetric(mesh: Mesh, partner: IntArray) -> Mesh:
@@ -757,18 +774,17 @@ def _pinched_vertices(faces: IntArray) -> IntArray:
     return vertices[fans > 1]
 
 
-def _opposite_sides(faces: IntArray) -> IntArray:
-    """(3f,) for each side, in the order of the corners, the same side walked backwards, if it is there."""
+def _opposite_sides(faces: IntArray) -> tuple[IntArray, BoolArray]:
+    """(3f,) for each side, in the order of the corners, the same side walked backwards, and whether it is there."""
     forward, backward = _half_edges(faces)
     order = np.argsort(forward)
-    return order[np.minimum(np.searchsorted(forward, backward, sorter=order), len(forward) - 1)]
+    opposite = order[np.minimum(np.searchsorted(forward, backward, sorter=order), len(forward) - 1)]
+    return opposite, forward[opposite] == backward
 
 
 def _fans(faces: IntArray) -> tuple[IntArray, IntArray]:
     """(3f,) the fan of each corner, and (fans,) the vertex in the middle of each fan. Sides must be unique."""
-    forward, backward = _half_edges(faces)
-    opposite = _opposite_sides(faces)
-    has_opposite = forward[opposite] == backward
+    opposite, has_opposite = _opposite_sides(faces)
     corner = np.flatnonzero(has_opposite)
     # A side belongs to its first corner; across it, the same vertex is the corner after the opposite side's.
     across = opposite[has_opposite]
@@ -783,9 +799,8 @@ def _fans(faces: IntArray) -> tuple[IntArray, IntArray]:
 
 def _pieces_by_side(faces: IntArray) -> IntArray:
     """(f,) which piece each face belongs to, counted from 0; a shared vertex does not join two, a shared side does."""
-    forward, backward = _half_edges(faces)
-    opposite = _opposite_sides(faces)
-    side = np.flatnonzero(forward[opposite] == backward)
+    opposite, is_there = _opposite_sides(faces)
+    side = np.flatnonzero(is_there)
     shape = (len(faces), len(faces))
     graph = sparse.coo_matrix((np.ones(len(side), dtype=bool), (side // 3, opposite[side] // 3)), shape=shape)
     return sparse.csgraph.connected_components(graph, directed=False)[1]
