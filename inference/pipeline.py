@@ -63,8 +63,8 @@ SHARES = {  # CPU seconds of each stage at the default quality, measured: how th
     "unwrap": 2.5,
     "bake": 3.5,
     "judge": 0.3,
-    "preview": 2.1,
-    "write": 0.5,
+    "preview": 1.1,
+    "write": 0.3,
 }
 VIEWS_SHARE = 70.0  # CPU seconds of the pictures around the head, with PanoHead's sizes
 OPTIMISATION_SHARE = 95.0  # CPU seconds of "encode" where W+ is optimised, with the starter's sizes
