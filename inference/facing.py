@@ -15,11 +15,11 @@ FloatArray = NDArray[np.floating]
 DEPTH_SIZE = 1024  # px of the depth picture: .3 mm on the head
 OUTLINE_MARGIN = 3  # px of DEPTH_SIZE around nearer parts of the head: the fitted shape is not better known, 1 mm
 DEPTH_SLACK = 0.02  # box units, 1 cm: what lies less deep behind an outline is the same part of the head
-UNSEEN_COSINE = 0.10  # cosine of the angle between normal and ray: below, a pixel smears over 5 mm and more
-PLAIN_COSINE = 0.30  # from here on a picture is trusted fully
+UNSEEN_COSINE = 0.12  # cosine of the angle between normal and ray: below, a pixel smears over 4 mm and more
+PLAIN_COSINE = 0.35  # from here on a picture is trusted fully
 WRINKLE_WIDTH = 0.012  # box units, 6 mm: normals are averaged over it, so that lids and nostrils hide nothing
 FOLD_WIDTH = 0.012  # box units: narrower hidden strips are painted from the picture, smeared but of its colours
-FEATHER_WIDTH = 0.006  # box units, 3 mm: over which trust rises from a border
+FEATHER_WIDTH = 0.012  # box units, 6 mm: over which trust rises from a border
 
 
 class Facing:
