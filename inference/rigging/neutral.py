@@ -47,6 +47,8 @@ LIP_ROUNDS = 3  # vertices along the lips are some 2.5 mm apart: what one round 
 TOUCHING_LIPS = 0.1 * MM
 LIP_REACH = 7 * MM  # how far around the seam lips give way when they are brought together
 MOVES_WITH_JAW = 0.35  # of the jaw's drop: vertices that go farther with it are of the lower lip
+TEETH_REACH = 6 * MM  # so near before the teeth lips and cheeks are
+TEETH_ROOM = 0.4 * MM  # that this head's lips have more than the template's: they slide along teeth less smoothly
 LID_MOVES = 0.3  # of the largest way in a blink: the rim's vertices that go farther are the upper lid's
 SPREAD = 4  # rim vertices whose corrections a vertex of the lid shares
 
@@ -99,7 +101,7 @@ def neutralise(
     mean = shape.place(template.vertices)
     vertices = _eyes_alike(template, shape, vertices, eye_trust)
     vertices = untangled(finder, mean, vertices, (partial(_lips_closed, template), np.copy))
-    vertices = _teeth_along(template, before, vertices)
+    vertices = _teeth_along(template, shape, before, vertices)
     pivots = shape.place(template.pivots + np.tensordot(shape.modes, template.pivot_modes, 1))
     for part, side, bone, _ in SIDES:
         rest = Eyeball.of(template, template.vertices, part)
@@ -212,12 +214,22 @@ def _lowest_at(columns: FloatArray, vertices: FloatArray, sides: IntArray) -> Fl
     return np.where((along >= 0) & (along <= 1), height, np.inf).min(axis=0)
 
 
-def _teeth_along(template: RigTemplate, before: FloatArray, vertices: FloatArray) -> FloatArray:
-    """Teeth, gums and tongue keep their place behind the lips' seam."""
+def _teeth_along(template: RigTemplate, shape: ShapeFit, before: FloatArray, vertices: FloatArray) -> FloatArray:
+    """Teeth, gums and tongue keep their place at the lips' seam, and behind all that lips have gone back.
+
+    Where lips are nearest they decide: an action that slides them along the teeth would else pass through.
+    """
     rim = np.concatenate(lip_rim(template))
+    teeth = template.vertices_of(TEETH_UPPER, TEETH_LOWER)
+    around = template.vertices_of(SKIN, MOUTH)
+    away, nearest = cKDTree(template.vertices[teeth]).query(template.vertices[around])
+    in_front = around[(away < TEETH_REACH) & (template.vertices[around, 2] > template.vertices[teeth[nearest], 2])]
+    moves = (vertices - before) @ shape.turn
+    step = moves[rim].mean(axis=0)
+    step[2] = min(step[2], moves[in_front, 2].min() - TEETH_ROOM)
     inside = template.vertices_of(TEETH_UPPER, TEETH_LOWER, GUMS)
     moved = vertices.copy()
-    moved[inside] = before[inside] + (vertices[rim] - before[rim]).mean(axis=0)
+    moved[inside] = before[inside] + shape.turn @ step
     return moved
 
 

@@ -15,7 +15,6 @@ from inference.rigging.eyes import (
     BROWN,
     IRISES,
     LEAST_EXPOSURE,
-    OWN_SHADE,
     WHITE_LUMA,
     IrisColour,
     paint_eyes,
@@ -171,7 +170,7 @@ def test_eyes_in_shade_are_painted_darker_as_a_whole_but_never_black(template):
         read_iris(DrawnPortrait((bright.image * share).astype(np.uint8), bright.landmarks)) for share in (1, 0.75, 0.3)
     )
     assert light.exposure == 1.0
-    assert shade.exposure == pytest.approx(0.75 * 0.88 / (OWN_SHADE * WHITE_LUMA), abs=0.02)
+    assert shade.exposure == pytest.approx(0.75 * 0.88 / WHITE_LUMA, abs=0.02)
     assert night.exposure == LEAST_EXPOSURE
     full, dim = (paint_eyes(template, IrisColour(BLUE, True, exposure), 128) for exposure in (1.0, 0.75))
     np.testing.assert_allclose(dim, full * 0.75, atol=2)  # of 255, twice rounded
