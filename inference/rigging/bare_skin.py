@@ -55,7 +55,8 @@ def paint_bare_skin(
     seen = sampled(template, albedo, (SKIN, MOUTH, SOCKET))
     colour = under_hair(template, vertices, seen, trust * (1 - covered), hair_colour)
     share = covered.copy()
-    face = seen[trust > SHOWN]
+    skin = template.vertices_of(SKIN)
+    face = seen[skin[trust[skin] > SHOWN]]
     light = min(1.0, float(np.median(face @ LUMA)) / FULL_LIGHT) if len(face) else 1.0
     for part, inside, depth in ((MOUTH, MOUTH_INSIDE, MOUTH_DEPTH), (SOCKET, SOCKET_INSIDE, SOCKET_DEPTH)):
         own = template.vertices_of(part)
