@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from inference.camera import orbit_camera
 from inference.preview import draw_view
 from inference.rigging.fit import FitQuality
 from inference.template import load_rig_template
 from tests.blender.prepared_rig import write_rig_files
-from tests.rig_bench import Actions, Row, actions_of, broken_bounds, rig_as_head
+from tests.rig_bench import Actions, Row, actions_of, broken_bounds, pair_shares, rig_as_head
 
 GOOD = Row(
     "good",
@@ -75,3 +76,19 @@ def test_actions_that_stay_behind_are_told(folder: Path, tmp_path: Path) -> None
     acts = actions_of(tmp_path, load_rig_template(), ())
     told = broken_bounds([replace(GOOD, actions=acts)])
     assert any("blink" in what for what in told) and any("hardly parts" in what for what in told)
+
+
+def test_pairs_are_compared_in_the_heads_own_mirror() -> None:
+    template = load_rig_template()
+    number = template.expression_names.index
+    left, right = (template.expressions[[number(f"{name}{side}") for name in ("mouthSmile", "eyeBlink", "eyeSquint")]]
+                   for side in ("Left", "Right"))  # fmt: skip
+    right = right[:, template.mirror]
+    turn = Rotation.from_euler("yz", (2.0, 1.0), degrees=True).as_matrix()
+    turned = left @ turn.T, right @ turn.T
+    assert pair_shares(*turned).max() < 1e-6
+    assert np.abs(turned[0] - turned[1] * [-1, 1, 1]).max() > 0.06 * np.abs(left[0]).max()  # in the axes' mirror
+    # Each pair for itself would hide that one of them goes astray.
+    astray = turned[1].copy()
+    astray[1] = astray[1] @ Rotation.from_euler("z", 10.0, degrees=True).as_matrix().T
+    assert pair_shares(turned[0], astray)[1] > 0.05

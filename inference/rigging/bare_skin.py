@@ -8,6 +8,7 @@ from scipy.spatial import cKDTree
 
 from ..bake import spread_over_surface
 from ..facing import smoothstep
+from ..photo_check import LUMA
 from ..raster import fragment_chunks
 from ..surface import Mesh
 from ..template import MOUTH, SKIN, SOCKET, RigTemplate, triangles
@@ -19,6 +20,7 @@ FloatArray = NDArray[np.floating]
 SKIN_REACH = 0.3  # box units over which skin's colours are carried on below hair: then they are the mean
 ROOTS = 0.55  # share of the roots' colour in that of a scalp below hair
 ROOT_SHADE = 0.75  # of the hair's colour: roots are darker
+SHOWN = 0.5  # trust from which on a vertex shows the face
 LEAST_SKIN = 0.05  # of summed trust, of 1: with less there is no skin to carry on
 
 MOUTH_INSIDE = np.array([0.34, 0.10, 0.11])  # sRGB
@@ -27,7 +29,11 @@ LID_PINK = np.array([0.72, 0.42, 0.40])  # the rim of a lid and the corner of an
 SOCKET_INSIDE = np.array([0.42, 0.17, 0.16])
 SOCKET_DEPTH = (0.5 * MM, 7 * MM)
 PINKNESS = 0.6  # share of pink at the lids' rim, the rest is skin
-RIM_NEIGHBOURS = 8  # of whose colours the rim's is the mean: photos put lashes and teeth there
+FULL_LIGHT = 0.6  # luma of a face from which on insides are as light as named; in darker photos they are darker
+RIM_NEIGHBOURS = 8  # of whose colours the rim's is the mean
+PLAIN_LIPS = 0.5  # of the painted region, from which on a vertex is lip
+LIP_EDGE = (2.2 * MM, 3.6 * MM)  # from the lips' rim: lips touch 3 mm before it, and what is behind no photo shows
+SEAM_SHADE = 0.75  # of that colour where lips meet: little light comes there
 
 
 def paint_bare_skin(
@@ -49,17 +55,29 @@ def paint_bare_skin(
     seen = sampled(template, albedo, (SKIN, MOUTH, SOCKET))
     colour = under_hair(template, vertices, seen, trust * (1 - covered), hair_colour)
     share = covered.copy()
-    for part, rim_colour, inside, depth in (
-        (MOUTH, None, MOUTH_INSIDE, MOUTH_DEPTH),
-        (SOCKET, LID_PINK, SOCKET_INSIDE, SOCKET_DEPTH),
-    ):
+    skin = template.vertices_of(SKIN)
+    face = seen[skin[trust[skin] > SHOWN]]
+    light = min(1.0, float(np.median(face @ LUMA)) / FULL_LIGHT) if len(face) else 1.0
+    for part, inside, depth in ((MOUTH, MOUTH_INSIDE, MOUTH_DEPTH), (SOCKET, SOCKET_INSIDE, SOCKET_DEPTH)):
         own = template.vertices_of(part)
         rim = np.intersect1d(own, template.vertices_of(SKIN))
-        distance, nearest = cKDTree(template.vertices[rim]).query(template.vertices[own], k=RIM_NEIGHBOURS)
-        at_rim = seen[rim[nearest]].mean(axis=1)
-        if rim_colour is not None:
-            at_rim += PINKNESS * (rim_colour - at_rim)
-        colour[own] = at_rim + smoothstep(distance[:, :1], *depth) * (inside - at_rim)
+        from_rim = cKDTree(template.vertices[rim]).query(template.vertices)[0]
+        source = rim
+        if part == MOUTH:  # closed lips hide their edges, and teeth behind open ones are printed on them
+            lips = template.vertices_of(SKIN)
+            lips = lips[template.lips[lips] > PLAIN_LIPS]
+            source = lips[from_rim[lips] > LIP_EDGE[1]]
+            own = np.union1d(own, lips)
+            share[own] = np.maximum(share[own], 1 - smoothstep(from_rim[own], *LIP_EDGE))
+        nearest = cKDTree(template.vertices[source]).query(template.vertices[own], k=RIM_NEIGHBOURS)[1]
+        at_rim = seen[source[nearest]].mean(axis=1)
+        if part == MOUTH:
+            at_rim *= SEAM_SHADE
+        else:
+            at_rim += PINKNESS * (light * LID_PINK - at_rim)
+        is_lip = np.isin(own, template.vertices_of(SKIN))
+        inwards = np.where(is_lip, 0.0, smoothstep(from_rim[own], *depth))[:, None]
+        colour[own] = at_rim + inwards * (light * inside - at_rim)
     is_inside = template.part[template.part <= SOCKET] != SKIN
 
     picture = albedo.copy()

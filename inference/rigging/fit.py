@@ -8,12 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..camera import project
+from ..face_region import EYE_OUTLINES
 from ..progress import Progress
 from ..surface import METRES_PER_UNIT, NECK_CUT_Y
 from ..template import EYE_LEFT, EYE_RIGHT, SKIN, RigTemplate
+from .expression import find_expression
 from .neutral import Eyeball, NeutralHead, neutralise
 from .observation import CONTOUR, Observation
-from .shape_fit import CAP_MARGIN, MM, ShapeFit, correspond, fit_shape
+from .shape_fit import CAP_MARGIN, MM, ShapeFit, correspond, fit_shape, landmark_trust
 from .skin import skin_trust
 from .surface_fit import fit_surface
 from .untangle import TangleFinder
@@ -85,9 +87,11 @@ def fit_rig(template: RigTemplate, seen: Observation, progress: Progress) -> Rig
     skin[met.vertex] *= met.alike
     progress(SHARES[2], "Relaxing the face")
     finder = TangleFinder(template)
-    head = neutralise(template, shape, bent, finder)
-    quality = measure(template, head, shape.actions, seen, skin, finder)
-    return RigFit(head, shape.actions, skin, shape, quality)
+    trust = landmark_trust(template, bent, seen)
+    eye_trust = np.array([trust[outline].mean() for outline in reversed(EYE_OUTLINES)])  # left, right
+    head = neutralise(template, shape, bent, finder, eye_trust)
+    actions = find_expression(template, head, shape.actions, bent, seen)
+    return RigFit(head, actions, skin, shape, measure(template, head, actions, seen, skin, finder))
 
 
 def measure(

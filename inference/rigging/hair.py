@@ -16,7 +16,7 @@ from scipy.spatial import cKDTree
 
 from ..alignment import AlignedPortrait
 from ..bake import matte_trust
-from ..camera import Camera, project
+from ..camera import RADIUS, Camera, project
 from ..detail import SEEN_PLAINLY, find_materials
 from ..facing import depth_map_of, smoothstep
 from ..progress import Progress, silent
@@ -45,6 +45,7 @@ COVERED = (1.0 * MM, 4 * MM)  # thickness of the hair over which the skin below 
 THINLY_COVERED = (-1 * MM, 1 * MM)  # the same for a lock before the face, which has not skin's colour
 BEHIND, MOST_BEHIND = (0.5 * MM, 2.5 * MM), 60 * MM  # how far behind hair a vertex hides; beyond lies another part
 TURNED_TO = (0.0, 0.3)  # cosine to the camera: what turns away it did not show anyway
+EDGE = 4 * MM  # of the hair in the photo: so far in from it, skin between two vertices may show
 SHARE_COVERED = (0.35, 0.6)  # share of hair over which it is
 GOES_ALONG = 20 * MM  # from the skin: so far hair follows the face
 
@@ -285,8 +286,24 @@ def covering(
     thin = smoothstep(thickness, *THINLY_COVERED) * (1 - alike) * (1 - template.scalp[skin])
     covered[skin] = np.maximum(smoothstep(thickness, *COVERED), thin) * smoothstep(field.share(points), *SHARE_COVERED)
     covered[skin] *= near < 2 * INTO_SKIN  # pieces that were left out cover nothing
+    covered *= 1 - beside(mesh, template, photographed, seen.camera)
     covered[skin] = np.maximum(covered[skin], hidden(mesh, template, photographed, seen.camera)[skin])
     return covered
+
+
+def beside(mesh: Mesh, template: RigTemplate, photographed: FloatArray, camera: Camera) -> FloatArray:
+    """(v,) in [0, 1] how far a vertex turns to the photo's camera where no hair, or only its very edge, is before it.
+
+    There the photo's own pixels stay, with the roots and strands they show: skin painted up to the edge of the hair
+    would lie around the face as a bare band.
+    """
+    depth_map = depth_map_of(mesh, camera)
+    pixel = RADIUS / camera.intrinsics[0, 0] / len(depth_map)  # box units on the head
+    bare = Mesh(photographed, triangles(template.faces[template.part == SKIN]))
+    inner = ndimage.minimum_filter(depth_map < depth_map_of(bare, camera), 2 * round(EDGE / pixel) + 1)
+    picture = project(photographed, camera)[0]
+    column, row = np.clip((picture * len(depth_map)).astype(np.int64), 0, len(depth_map) - 1).T
+    return _turned_to(template, photographed, camera) * ~inner[row, column]
 
 
 def hidden(mesh: Mesh, template: RigTemplate, photographed: FloatArray, camera: Camera) -> FloatArray:
@@ -295,11 +312,16 @@ def hidden(mesh: Mesh, template: RigTemplate, photographed: FloatArray, camera: 
     picture, depth = project(photographed, camera)
     column, row = np.clip((picture * len(depth_map)).astype(np.int64), 0, len(depth_map) - 1).T
     behind = depth - depth_map[row, column]  # minus infinity beside the hair
+    near = smoothstep(np.clip(behind, -FAR, MOST_BEHIND), *BEHIND) * (behind < MOST_BEHIND)
+    return _turned_to(template, photographed, camera) * near
+
+
+def _turned_to(template: RigTemplate, photographed: FloatArray, camera: Camera) -> FloatArray:
+    """(v,) in [0, 1] how plainly the template's skin turns to a camera."""
     towards = camera.position - photographed
     towards /= np.linalg.norm(towards, axis=1, keepdims=True)
     normals = vertex_normals(Mesh(photographed, triangles(template.faces[template.part == SKIN])))
-    turned_to = smoothstep(np.einsum("ij,ij->i", normals, towards), *TURNED_TO)
-    return turned_to * smoothstep(np.clip(behind, -FAR, MOST_BEHIND), *BEHIND) * (behind < MOST_BEHIND)
+    return smoothstep(np.einsum("ij,ij->i", normals, towards), *TURNED_TO)
 
 
 def relaxed(hair: Mesh, skin: NearestPoints, moves: FloatArray) -> FloatArray:

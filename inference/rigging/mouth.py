@@ -28,6 +28,7 @@ EDGE = np.array([0.82, 0.81, 0.79])  # cutting edges are greyer
 GUM = np.array([0.74, 0.40, 0.38])  # light skin's
 DARK_GUM = np.array([0.45, 0.25, 0.24])  # dark skin's
 TONGUE = np.array([0.79, 0.50, 0.48])
+BACK_SHADE, BACK = 0.55, (10 * MM, 32 * MM)  # what cheeks and lips keep of the light, so far behind the front teeth
 THROAT = np.array([0.30, 0.10, 0.10])  # little light comes back from there
 SKIN_LUMA = (0.25, 0.65)  # of dark and of light skin, between which gums go over
 PAPILLA_MM, PATCH_MM = 0.7, 6.0  # grain of tongue and gums
@@ -75,9 +76,10 @@ def paint_mouth(
     values = np.column_stack([points, teeth, is_tooth, tongue])
     throat_z = np.quantile(points[template.vertices_of(GUMS), 2], (0.0, 0.6))
     light = float(smoothstep(np.array([skin_colour @ LUMA]), *SKIN_LUMA)[0])
-    gum = DARK_GUM + light * (GUM - DARK_GUM)
+    gum = exposure * (DARK_GUM + light * (GUM - DARK_GUM))
+    front_z = points[template.vertices_of(TEETH_UPPER), 2].max()
 
-    def shade(cover: Fragments, faces: IntArray) -> FloatArray:
+    def colour(cover: Fragments, faces: IntArray) -> FloatArray:
         at = cover.interpolate(values, faces)
         place, to_root, to_side, tooth, tongue = at[:, :3], at[:, 3], at[:, 4], at[:, 5], at[:, 6]
         grain = noise(place, PAPILLA_MM, SEED)[:, None]
@@ -88,12 +90,13 @@ def paint_mouth(
         soft = gum * (0.92 + 0.16 * patch)
         # Papillae cover the tongue but for its furrow.
         furrow = 1 - 0.18 * np.exp(-((place[:, :1] / (1.2 * MM)) ** 2))
-        muscle = TONGUE * furrow * (0.86 + 0.28 * grain)
+        muscle = exposure * TONGUE * furrow * (0.86 + 0.28 * grain)
         soft = soft + tongue[:, None] * (muscle * (0.94 + 0.12 * patch) - soft)
         soft = _mixed(THROAT, soft, smoothstep(place[:, 2], *throat_z))
-        return soft + (tooth > 0.5)[:, None] * (exposure * enamel * (0.98 + 0.04 * patch) - soft)
+        shade = 1 - BACK_SHADE * smoothstep(front_z - place[:, 2], *BACK)[:, None]
+        return shade * (soft + (tooth > 0.5)[:, None] * (exposure * enamel * (0.98 + 0.04 * patch) - soft))
 
-    return painted(template, (TEETH_UPPER, TEETH_LOWER, GUMS), side, shade)
+    return painted(template, (TEETH_UPPER, TEETH_LOWER, GUMS), side, colour)
 
 
 def tooth_places(template: RigTemplate) -> FloatArray:

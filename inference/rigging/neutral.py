@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from ..facing import smoothstep
 from ..template import (
     BONES,
     EYE_LEFT,
@@ -33,6 +34,11 @@ IntArray = NDArray[np.integer]
 
 SIDES = ((EYE_LEFT, "Left", "eye.L", 1.0), (EYE_RIGHT, "Right", "eye.R", -1.0))
 LID = (1.15, 1.45)  # eyeball radii from its centre: whatever lies nearer is lid, beyond the second nothing is
+ALIKE = (
+    1.3,
+    1.8,
+)  # eyeball radii: up to the first both eyes are mirror images, beyond the second as the photo has them
+EVEN_TRUST = np.ones(2)
 EYE_GROWTH = (0.94, 1.06)  # eyeballs differ little
 EYE_STEPS, EYE_HOLD = 6, 0.5  # Gauss-Newton steps of the ball's place; weight of where the lids have carried it
 LIP_HEIGHT, LIP_DEPTH = 6 * MM, 3 * MM  # up and down from the seam, and behind it, where lips touch
@@ -41,6 +47,8 @@ LIP_ROUNDS = 3  # vertices along the lips are some 2.5 mm apart: what one round 
 TOUCHING_LIPS = 0.1 * MM
 LIP_REACH = 7 * MM  # how far around the seam lips give way when they are brought together
 MOVES_WITH_JAW = 0.35  # of the jaw's drop: vertices that go farther with it are of the lower lip
+TEETH_REACH = 6 * MM  # so near before the teeth lips and cheeks are
+TEETH_ROOM = 0.4 * MM  # that this head's lips have more than the template's: they slide along teeth less smoothly
 LID_MOVES = 0.3  # of the largest way in a blink: the rim's vertices that go farther are the upper lid's
 SPREAD = 4  # rim vertices whose corrections a vertex of the lid shares
 
@@ -73,19 +81,27 @@ class NeutralHead:
     pivots: FloatArray
 
 
-def neutralise(template: RigTemplate, shape: ShapeFit, photographed: FloatArray, finder: TangleFinder) -> NeutralHead:
+def neutralise(
+    template: RigTemplate,
+    shape: ShapeFit,
+    photographed: FloatArray,
+    finder: TangleFinder,
+    eye_trust: FloatArray = EVEN_TRUST,
+) -> NeutralHead:
     """The animatable head.
 
     photographed: (v, 3) the template bent onto the scan by `fit_surface` from `shape.vertices(template)`.
     finder:       of this template's tangles.
+    eye_trust:    (2,) how plainly the photo shows the left eye and the right one.
     """
     expressions = shape.along(template.expressions.astype(np.float64))
     before = shape.neutral(template)
     vertices = photographed - np.tensordot(shape.actions, expressions, 1)
     vertices = _lips_closed(template, vertices)
     mean = shape.place(template.vertices)
+    vertices = _eyes_alike(template, shape, vertices, eye_trust)
     vertices = untangled(finder, mean, vertices, (partial(_lips_closed, template), np.copy))
-    vertices = _teeth_along(template, before, vertices)
+    vertices = _teeth_along(template, shape, before, vertices)
     pivots = shape.place(template.pivots + np.tensordot(shape.modes, template.pivot_modes, 1))
     for part, side, bone, _ in SIDES:
         rest = Eyeball.of(template, template.vertices, part)
@@ -108,6 +124,33 @@ def neutralise(template: RigTemplate, shape: ShapeFit, photographed: FloatArray,
                 expressions[k, unmoved] = 0.0
         pivots[BONES.index(bone)] = ball.centre
     return NeutralHead(vertices, expressions, pivots)
+
+
+def _eyes_alike(
+    template: RigTemplate, shape: ShapeFit, vertices: FloatArray, trust: FloatArray = EVEN_TRUST
+) -> FloatArray:
+    """Lids of both eyes made each other's mirror images, where they are; the less so the farther from the eye.
+
+    A scan has no lids, and landmarks put a rim a millimetre off. Then one eyeball would be larger than the other, and a
+    lid that slides on a ball from another place goes another way. What a photo shows of one eye closed more than the
+    other is a facial action (`expression`).
+
+    trust: (2,) how much the left eye and the right one count.
+    """
+    over = shape.turn @ np.diag([-1.0, 1.0, 1.0]) @ shape.turn.T
+    radii = Eyeball.of(template, template.vertices, EYE_LEFT).radii(template.vertices)
+    around = template.vertices_of(SKIN, SOCKET)
+    left = around[(radii[around] < ALIKE[1]) & (template.vertices[around, 0] > 0)]
+    right = template.mirror[left]
+    rim = lid_rim(template, EYE_LEFT)
+    middles = vertices[rim].mean(axis=0), vertices[template.mirror[rim]].mean(axis=0)
+    sides = vertices[left] - middles[0], (vertices[right] - middles[1]) @ over
+    mean = np.average(sides, axis=0, weights=trust)
+    share = (1 - smoothstep(radii[left], *ALIKE))[:, None]
+    alike = vertices.copy()
+    alike[left] += share * (mean - sides[0])
+    alike[right] += share * (mean - sides[1]) @ over
+    return alike
 
 
 def lid_rim(template: RigTemplate, part: int) -> IntArray:
@@ -171,12 +214,22 @@ def _lowest_at(columns: FloatArray, vertices: FloatArray, sides: IntArray) -> Fl
     return np.where((along >= 0) & (along <= 1), height, np.inf).min(axis=0)
 
 
-def _teeth_along(template: RigTemplate, before: FloatArray, vertices: FloatArray) -> FloatArray:
-    """Teeth, gums and tongue keep their place behind the lips' seam."""
+def _teeth_along(template: RigTemplate, shape: ShapeFit, before: FloatArray, vertices: FloatArray) -> FloatArray:
+    """Teeth, gums and tongue keep their place at the lips' seam, and behind all that lips have gone back.
+
+    Where lips are nearest they decide: an action that slides them along the teeth would else pass through.
+    """
     rim = np.concatenate(lip_rim(template))
+    teeth = template.vertices_of(TEETH_UPPER, TEETH_LOWER)
+    around = template.vertices_of(SKIN, MOUTH)
+    away, nearest = cKDTree(template.vertices[teeth]).query(template.vertices[around])
+    in_front = around[(away < TEETH_REACH) & (template.vertices[around, 2] > template.vertices[teeth[nearest], 2])]
+    moves = (vertices - before) @ shape.turn
+    step = moves[rim].mean(axis=0)
+    step[2] = min(step[2], moves[in_front, 2].min() - TEETH_ROOM)
     inside = template.vertices_of(TEETH_UPPER, TEETH_LOWER, GUMS)
     moved = vertices.copy()
-    moved[inside] = before[inside] + (vertices[rim] - before[rim]).mean(axis=0)
+    moved[inside] = before[inside] + shape.turn @ step
     return moved
 
 

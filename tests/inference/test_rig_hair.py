@@ -15,6 +15,7 @@ from inference.rigging.hair import (
     DIP_SHARE,
     INTO_SKIN,
     HairField,
+    beside,
     cut_hair,
     hair_picture,
     hidden,
@@ -167,6 +168,22 @@ def test_what_hair_hides_from_the_photos_camera_is_known_and_nothing_else():
     assert share[skin[behind]].min() > 0.9
     assert share[skin[np.abs(offset[:, 1]) > 20]].max() == 0  # the camera looks straight
     assert share[template.vertices[:, 2] < 0].max() == 0  # the back of the head turns away
+
+
+def test_the_photo_stays_on_skin_that_no_hair_is_before():
+    template = load_rig_template()
+    camera = orbit_camera(0.0, 0.0)
+    forehead = template.landmarks(template.vertices)[151]
+    corners = forehead + np.array([[-40, 0, 12], [40, 0, 12], [40, 40, 12], [-40, 40, 12]]) * MM
+    share = beside(Mesh(corners, np.array([[0, 1, 2], [0, 2, 3]])), template, template.vertices, camera)
+    skin = template.vertices_of(SKIN)
+    offset = (template.vertices[skin] - forehead) / MM
+    middle = (np.abs(offset[:, 0]) < 15) & (offset[:, 2] > -15)
+    assert share[skin[middle & (offset[:, 1] > 8) & (offset[:, 1] < 25)]].max() == 0  # behind it
+    assert share[skin[middle & (offset[:, 1] < 2) & (offset[:, 1] > -15)]].min() > 0.9  # its edge, and the face
+    assert (
+        share[(template.scalp > 0.9) & (template.vertices[:, 2] < -0.1)].max() == 0
+    )  # the back of the head turns away
 
 
 def test_the_same_field_gives_the_same_hair(field, solid):

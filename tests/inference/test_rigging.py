@@ -18,12 +18,13 @@ from inference.messages import Options
 from inference.pipeline import load_models, reconstruct
 from inference.progress import Cancelled, silent
 from inference.raster import rasterise_view
+from inference.rigging.expression import find_expression
 from inference.rigging.fit import RigFit, fit_rig
 from inference.rigging.hair import Hair
 from inference.rigging.intersections import intersecting_pairs, turned_over
 from inference.rigging.make_rig import make_rig
 from inference.rigging.nearest import NearestPoints
-from inference.rigging.neutral import Eyeball, lid_rim, lip_rim
+from inference.rigging.neutral import Eyeball, lid_rim, lip_rim, neutralise
 from inference.rigging.observation import Observation, observe
 from inference.rigging.rig_file import (
     EYES_NAME,
@@ -37,6 +38,7 @@ from inference.rigging.rig_file import (
 )
 from inference.rigging.shape_fit import MM
 from inference.rigging.skin import lab_from_srgb
+from inference.rigging.untangle import TangleFinder
 from inference.surface import Mesh, metres_from_head
 from inference.template import (
     EYE_LEFT,
@@ -176,6 +178,27 @@ def test_a_blink_of_this_head_closes_its_lids_without_touching_the_ball(template
         inner = upper[(shut[upper, 0] > shut[line[0], 0] + 4 * MM) & (shut[upper, 0] < shut[line[-1], 0] - 4 * MM)]
         assert (shut[inner, 1] - np.interp(shut[inner, 0], shut[line, 0], shut[line, 1])).max() < 0.5 * MM
         assert Eyeball.of(template, fit.head.vertices, part).radii(shut[rim]).min() > 0.97
+
+
+def test_uneven_lids_become_alike_and_what_closed_one_of_them_an_action(template, known, fit):
+    """A scan whose left upper lid hangs 1.5 mm lower, and lies a millimetre off to the side."""
+    bent = fit.shape.vertices(template)
+    eye = Eyeball.of(template, bent, EYE_LEFT)
+    near = np.exp(-((np.linalg.norm(bent - eye.centre, axis=1) / (1.4 * eye.radius)) ** 4))
+    near[template.vertices_of(EYE_LEFT)] = 0.0
+    bent[:, 0] += near * MM
+    bent[:, 1] -= near * 1.5 * MM * (bent[:, 1] > eye.centre[1])
+    head = neutralise(template, fit.shape, bent, TangleFinder(template))
+    balls = [Eyeball.of(template, head.vertices, part) for part in (EYE_LEFT, EYE_RIGHT)]
+    assert balls[0].radius == pytest.approx(balls[1].radius, rel=0.005)
+    over = fit.shape.turn @ np.diag([-1.0, 1.0, 1.0]) @ fit.shape.turn.T
+    names = template.expression_names
+    for name in ("Blink", "Squint", "Wide", "LookUp", "LookDown", "LookIn", "LookOut"):
+        left, right = (head.expressions[names.index(f"eye{name}{side}")] for side in ("Left", "Right"))
+        assert np.abs(left - right[template.mirror] @ over).max() < 0.05 * np.abs(left).max(), name
+    found = dict(zip(names, find_expression(template, head, fit.shape.actions, bent, known.seen), strict=True))
+    closed = [found[f"eyeBlink{side}"] - found[f"eyeWide{side}"] for side in ("Left", "Right")]
+    assert closed[0] > closed[1] + 0.05
 
 
 def test_the_same_head_gives_the_same_rig(template, known, fit):
