@@ -43,11 +43,9 @@ LEAST_OPEN = 0.45  # height between the lids, of the iris' width
 LEAST_CONTRAST, LEAST_WHITE = 0.06, 0.15  # lightness of the white above the iris' and at all: not behind dark glasses
 MOST_GAIN = 2.0  # eyes lie in the brows' shade: by so much the iris may become lighter when the white becomes white
 # How light the eyes are painted, of eyes in full light. Skin keeps much of the photo's light, and full white beside it
-# stares; lids and brows of the rig give shade of their own, but as they do on the skin around.
-LEAST_EXPOSURE, GUESSED_EXPOSURE = 0.3, 0.6
-# What lids and lashes always keep from an eye: of the light above, and towards the corners.
-LID_SHADE, LID_SHADE_ANGLES = 0.3, (0.15, 0.6)  # radians above the gaze
-CORNER_SHADE, CORNER_SHADE_ANGLES = 0.4, (0.8, 1.5)  # radians from the gaze
+# stares; lids and brows of the rig give shade of their own, which takes the rest.
+OWN_SHADE = 0.85
+LEAST_EXPOSURE, GUESSED_EXPOSURE = 0.45, 0.65
 BROWN = np.array([0.36, 0.22, 0.13])  # sRGB: the commonest iris
 
 WHITE = np.array([0.91, 0.88, 0.85])  # sRGB of the white in front
@@ -78,7 +76,7 @@ def read_iris(portrait: AlignedPortrait) -> IrisColour:
     weight = np.array([count for _, _, count in colours], dtype=float)
     colour = np.average([colour for colour, _, _ in colours], axis=0, weights=weight)
     white = np.average([white for _, white, _ in colours], weights=weight)
-    return IrisColour(colour, True, float(np.clip(white / WHITE_LUMA, LEAST_EXPOSURE, 1.0)))
+    return IrisColour(colour, True, float(np.clip(white / (OWN_SHADE * WHITE_LUMA), LEAST_EXPOSURE, 1.0)))
 
 
 def read_eye(image: FloatArray, landmarks_px: FloatArray, eye: int) -> tuple[FloatArray, float, int] | None:
@@ -137,11 +135,7 @@ def paint_eyes(template: RigTemplate, iris: IrisColour, side: int = SIDE) -> NDA
         ray = (cover.interpolate(template.vertices, faces) - ball.centre).astype(np.float32)
         ray /= np.maximum(np.linalg.norm(ray, axis=1, keepdims=True), 1e-12)
         along, upwards, aside = (ray @ np.stack([gaze, up, right], axis=1).astype(np.float32)).T
-        angle = np.arccos(np.clip(along, -1, 1))
-        colour = eye_colour(angle, np.arctan2(upwards, aside), iris.srgb)
-        light = 1 - LID_SHADE * smoothstep(np.arcsin(np.clip(upwards, -1, 1)), *LID_SHADE_ANGLES)
-        light *= 1 - CORNER_SHADE * smoothstep(angle, *CORNER_SHADE_ANGLES)
-        return iris.exposure * light[:, None] * colour
+        return iris.exposure * eye_colour(np.arccos(np.clip(along, -1, 1)), np.arctan2(upwards, aside), iris.srgb)
 
     return painted(template, (EYE_LEFT,), side, shade)
 

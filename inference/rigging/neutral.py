@@ -40,7 +40,10 @@ ALIKE = (
 )  # eyeball radii: up to the first both eyes are mirror images, beyond the second as the photo has them
 EVEN_TRUST = np.ones(2)
 EYE_GROWTH = (0.94, 1.06)  # eyeballs differ little
-EYE_STEPS, EYE_HOLD = 6, 0.5  # Gauss-Newton steps of the ball's place; weight of where the lids have carried it
+EYE_STEPS = 6  # Gauss-Newton steps of the ball's place
+# Weight of where the lids have carried it. A scan tells nothing of how deep each part of a rim lies: were that to shift
+# the ball up or aside, the eye would look past its lids.
+EYE_HOLD = np.array([8.0, 8.0, 0.5])
 LIP_HEIGHT, LIP_DEPTH = 6 * MM, 3 * MM  # up and down from the seam, and behind it, where lips touch
 LIP_COLUMN = 0.5 * MM  # between the places along the lips where their gap is measured
 LIP_ROUNDS = 3  # vertices along the lips are some 2.5 mm apart: what one round does at them is not all between them
@@ -246,7 +249,7 @@ def _ball_behind_lids(
     for _ in range(EYE_STEPS):
         offset = vertices[rim] - centre
         distance = np.linalg.norm(offset, axis=1)
-        slope = np.concatenate([-offset / distance[:, None], EYE_HOLD * np.eye(3)])
+        slope = np.concatenate([-offset / distance[:, None], np.diag(EYE_HOLD)])
         miss = np.concatenate([wanted - distance, EYE_HOLD * (carried - centre)])
         centre = centre + np.linalg.lstsq(slope, miss, rcond=None)[0]
     return Eyeball(centre, radius)
