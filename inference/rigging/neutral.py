@@ -34,10 +34,8 @@ IntArray = NDArray[np.integer]
 
 SIDES = ((EYE_LEFT, "Left", "eye.L", 1.0), (EYE_RIGHT, "Right", "eye.R", -1.0))
 LID = (1.15, 1.45)  # eyeball radii from its centre: whatever lies nearer is lid, beyond the second nothing is
-ALIKE = (
-    1.3,
-    1.8,
-)  # eyeball radii: up to the first both eyes are mirror images, beyond the second as the photo has them
+# Eyeball radii: up to the first both eyes are mirror images, beyond the second as the photo has them.
+ALIKE = (1.3, 1.8)
 EVEN_TRUST = np.ones(2)
 EYE_GROWTH = (0.94, 1.06)  # eyeballs differ little
 EYE_STEPS = 6  # Gauss-Newton steps of the ball's place
